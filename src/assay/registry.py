@@ -1,0 +1,186 @@
+"""One table of strings, name → "module:Attribute", resolved on use so that start-up stays quick.
+
+Users add to it by entry points (group ``assay.<kind>``, for example ``assay.mixer``) or name a file: ``mine.py:MyMixer``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from assay.errors import UserError
+
+TABLE: dict[str, dict[str, str]] = {
+    "mixer": {
+        "attention": "assay.nn.attention.softmax:SoftmaxAttention",
+        "aaren": "assay.nn.attention.aaren:Aaren",
+        "lstm": "assay.nn.recurrent.reference:LSTM",
+        "gru": "assay.nn.recurrent.reference:GRU",
+        "masked-rnn-tanh": "assay.nn.recurrent.masked:MaskedTanh",
+        "masked-rnn-relu": "assay.nn.recurrent.masked:MaskedReLU",
+        "masked-gru": "assay.nn.recurrent.masked:MaskedGRU",
+        "masked-lstm": "assay.nn.recurrent.masked:MaskedLSTM",
+    },
+    "part": {
+        "prefix-attention": "assay.ops.prefix_attention:prefix_attention",
+        "saf-pool": "assay.nn.pooling:SAFPool2d",
+        "scaled-residual": "assay.nn.residual:ScaledResidual",
+        "adaptive-propagation": "assay.nn.graph.propagation:AdaptivePropagation",
+        "end-to-end-memory": "assay.nn.memory.end_to_end:EndToEndMemory",
+        "masked-recurrent-cell": "assay.nn.recurrent.masked:MaskedRecurrentCell",
+        "layered-dag": "assay.nn.recurrent.layered:layered_dag",
+    },
+    "model": {
+        "mlp": "assay.models.mlp:MLPFamily",
+        "simplenet": "assay.models.vision.simplenet:SimpleNetFamily",
+        "inception-v4": "assay.models.vision.inception:InceptionV4Family",
+        "inception-resnet-v1": "assay.models.vision.inception:InceptionResNetV1Family",
+        "inception-resnet-v2": "assay.models.vision.inception:InceptionResNetV2Family",
+        "resnet": "assay.models.vision.resnet:ResNetFamily",
+        "dagnn": "assay.models.graph:DAGNNFamily",
+        "decoupled-gnn": "assay.models.graph:DecoupledFamily",
+        "gcn": "assay.models.graph:GCNFamily",
+        "gat": "assay.models.graph:GATFamily",
+        "appnp": "assay.models.graph:APPNPFamily",
+        "sgc": "assay.models.graph:SGCFamily",
+        "recurrent-classifier": "assay.models.recurrent:RecurrentClassifierFamily",
+        "graph-recurrent": "assay.models.recurrent:GraphRecurrentFamily",
+        "memory-network": "assay.models.memory:MemoryNetworkFamily",
+    },
+    "estimator": {
+        "majority": "assay.models.estimators:Majority",
+        "logistic-regression": "assay.models.estimators:Logistic",
+        "svm": "assay.models.estimators:SupportVectors",
+        "gradient-boosting": "assay.models.estimators:GradientBoosting",
+        "ridge": "assay.models.estimators:RidgeValues",
+        "minirocket": "assay.models.estimators:MiniRocket",
+        "seasonal-naive": "assay.models.estimators:SeasonalNaive",
+        "ngram": "assay.models.estimators:NGram",
+        "tfidf": "assay.models.estimators:TfIdf",
+        "label-propagation": "assay.models.estimators:LabelPropagation",
+        "poisson": "assay.models.estimators:PoissonEvents",
+        "behaviour-majority": "assay.models.estimators:PositionMajority",
+    },
+    "task": {
+        "digits": "assay.tasks.builtin:digits",
+        "italy-power-demand": "assay.tasks.builtin:italy_power_demand",
+        "gunpoint": "assay.tasks.builtin:gunpoint",
+        "arrow-head": "assay.tasks.builtin:arrow_head",
+        "osu-leaf": "assay.tasks.builtin:osu_leaf",
+        "acsf1": "assay.tasks.builtin:acsf1",
+        "basic-motions": "assay.tasks.builtin:basic_motions",
+        "japanese-vowels": "assay.tasks.builtin:japanese_vowels",
+        "karate": "assay.tasks.builtin:karate",
+        "weather": "assay.tasks.builtin:weather",
+        "co2": "assay.tasks.builtin:co2",
+        "flights": "assay.tasks.events:flights",
+        "cartpole": "assay.tasks.decisions:cartpole",
+        "reber": "assay.tasks.synthetic.reber:reber",
+        "embedded-reber": "assay.tasks.synthetic.reber:embedded_reber",
+        "questions": "assay.tasks.synthetic.questions:questions",
+        "recall": "assay.tasks.synthetic.recall:multi_query_recall",
+        "glyphs": "assay.tasks.synthetic.glyphs:glyphs",
+        "block-model": "assay.tasks.synthetic.block_model:block_model",
+        "wordnet": "assay.tasks.wordnet:wordnet",
+    },
+    "method": {"gradient-noise": "assay.training.methods.gradient_noise:GradientNoise", "clip": "assay.training.methods.clipping:Clipping"},
+    "compressor": {"magnitude": "assay.compression.magnitude:Magnitude", "fold": "assay.compression.fold:Fold"},
+    "probe": {"smoothness": "assay.inspection.smoothness:Smoothness", "noise": "assay.inspection.noise:NoiseToGradient"},
+    "exporter": {
+        "onnx": "assay.export.onnx:to_onnx",
+        "torch": "assay.export.torch_export:to_torch",
+        "safetensors": "assay.export.safetensors:to_safetensors",
+    },
+    "paper": {
+        "simplenet": "assay.papers.simplenet:PAPER",
+        "inception": "assay.papers.inception:PAPER",
+        "dagnn": "assay.papers.dagnn:PAPER",
+        "aaren": "assay.papers.aaren:PAPER",
+        "gradient-noise": "assay.papers.gradient_noise:PAPER",
+        "sparse-rnn": "assay.papers.sparse_rnn:PAPER",
+    },
+}
+
+
+def names(kind: str) -> list[str]:
+    """Every registered name of a kind, users' entry points included."""
+    return [*TABLE[kind], *sorted(_entry_points(kind))]
+
+
+def known(kind: str, name: str) -> bool:
+    """Whether `resolve` would find the name without reading a file."""
+    return name in TABLE[kind] or name in _entry_points(kind)
+
+
+def resolve(kind: str, name: str) -> Any:
+    """The object behind a name, or behind ``file.py:Class``.
+
+    Args:
+        kind: a key of `TABLE`.
+        name: a registered name, an entry point, or ``path/to/file.py:Attribute``.
+
+    Raises:
+        UserError: nothing has that name; the message offers the nearest ones.
+    """
+    if is_file_reference(name):
+        return load_file_attribute(name)
+    if name in TABLE[kind]:
+        module, attribute = TABLE[kind][name].split(":")
+        return getattr(importlib.import_module(module), attribute)
+    points = _entry_points(kind)
+    if name in points:
+        return points[name].load()
+    near = difflib.get_close_matches(name, names(kind), n=3) or names(kind)
+    raise UserError(f"There is no {kind} named {name!r}; did you mean {', '.join(near)}? (or name your own: file.py:Class)")
+
+
+def is_file_reference(name: str) -> bool:
+    """Whether the name has the form ``file.py:Attribute``."""
+    path, colon, attribute = name.rpartition(":")
+    return bool(colon) and path.endswith(".py") and attribute.isidentifier()
+
+
+def load_file_attribute(reference: str) -> Any:
+    """Import a user's ``file.py:Attribute``; the file is run, so only files that the user named come here.
+
+    Raises:
+        UserError: the file does not exist, does not import, or has no such attribute.
+    """
+    path_text, _, attribute = reference.rpartition(":")
+    path = Path(path_text).expanduser().resolve()
+    if not path.is_file():
+        raise UserError(f"{path_text} does not exist: name a Python file and a class in it, as in mine.py:MyMixer.")
+    module = _import_file(path)
+    if not hasattr(module, attribute):
+        raise UserError(f"{path_text} has no {attribute!r}: it defines {', '.join(_public_names(module)) or 'nothing public'}.")
+    return getattr(module, attribute)
+
+
+@cache
+def _import_file(path: Path) -> Any:
+    name = f"assay_user_{path.stem}_{abs(hash(str(path)))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # a .py path always has a loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"{path} does not import: {type(error).__name__}: {error}; mend the file and try again.") from error
+    return module
+
+
+def _public_names(module: Any) -> list[str]:
+    return [name for name, value in vars(module).items() if isinstance(value, type) and value.__module__ == module.__name__]
+
+
+@cache
+def _entry_points(kind: str) -> dict[str, Any]:
+    return {point.name: point for point in entry_points(group=f"assay.{kind}")}
