@@ -69,7 +69,8 @@ class Video:
 @dataclass(frozen=True)
 class Graph:
     """One graph in every batch: ``nodes`` (nodes, features), float (dense or sparse CSR); ``edges`` (2, edges), long, both
-    directions of an undirected edge; optional ``edge_weight`` (edges,); ``selected`` (batch,), the nodes that are predicted."""
+    directions of an undirected edge; optional ``edge_weight`` (edges,); ``selected`` (batch,), the nodes that are predicted.
+    """
 
     features: int
     nodes: int
@@ -151,7 +152,8 @@ class Embedding:
 
 InputKind: TypeAlias = Table | Tokens | Series | Events | Image | Video | Graph | Pair
 OutputKind: TypeAlias = Class | Values | NextTokens | NextEvent | Embedding
-_KINDS = {kind.__name__: kind for kind in (Table, Tokens, Series, Events, Image, Video, Graph, Class, Values, NextTokens, NextEvent, Embedding)}
+_SIMPLE_KINDS = (Table, Tokens, Series, Events, Image, Video, Graph, Class, Values, NextTokens, NextEvent, Embedding)
+_KINDS = {kind.__name__: kind for kind in _SIMPLE_KINDS}
 
 
 @dataclass(frozen=True)
@@ -306,6 +308,10 @@ class Task(Protocol):
 
     def batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
         """One pass over a split, in order."""
+        ...
+
+    def shard(self, batch: Batch, rank: int, world: int) -> Batch:
+        """The part of a global training batch that process ``rank`` of ``world`` works on."""
         ...
 
     def loss(self, output: Output, batch: Batch) -> Tensor:

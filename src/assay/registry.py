@@ -166,7 +166,8 @@ def load_file_attribute(reference: str) -> Any:
 def _import_file(path: Path) -> Any:
     name = f"assay_user_{path.stem}_{abs(hash(str(path)))}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # a .py path always has a loader
+    assert spec is not None  # a .py path always has a spec
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -1,0 +1,5 @@
+"""Training: one loop, and the methods that change how it goes."""
+
+from assay.training.fit import History, fit
+
+__all__ = ["History", "fit"]

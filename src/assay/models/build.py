@@ -1,0 +1,166 @@
+"""Building a network for a signature at a parameter budget, and writing and reading it: ``config.json`` + ``model.safetensors``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from assay import registry
+from assay.contracts import Family, Signature
+from assay.errors import UserError
+from assay.measure import parameter_count
+
+TOLERANCE = 0.02
+"""A model further than this from its parameter budget is marked, not hidden."""
+
+
+def family(name: str) -> Family:
+    """The family behind a name: a registered model, any mixer (inside the sequence model), or ``file.py:Class``.
+
+    Raises:
+        UserError: nothing has that name, or a user's class is neither a family nor a module.
+    """
+    from assay.models.sequence import SequenceFamily
+
+    if registry.is_file_reference(name):
+        found = registry.load_file_attribute(name)
+        if isinstance(found, type) and issubclass(found, nn.Module):
+            return SequenceFamily(found)
+        if hasattr(found, "network") and hasattr(found, "accepts"):
+            return found()
+        raise UserError(f"{name} is neither a torch.nn.Module (a mixer) nor a family with accepts and network: run `assay check {name}`.")
+    if registry.known("mixer", name):
+        return SequenceFamily(registry.resolve("mixer", name))
+    if registry.known("model", name):
+        return registry.resolve("model", name)()
+    raise UserError(f"There is no model or mixer named {name!r}: `assay catalog` lists them; or name your own as file.py:Class.")
+
+
+def build(name: str, signature: Signature, parameters: int = 200_000, **options: Any) -> nn.Module:
+    """A network of the named family whose parameter count comes as near to ``parameters`` as its dials allow.
+
+    The coarse dial is turned as far as the budget allows, then the fine one; both by bisection on weightless (meta) copies.
+
+    Args:
+        name: a registered model, a mixer, or ``file.py:Class``.
+        signature: what goes in and out.
+        parameters: wanted number of trainable parameters; `off_budget` says whether it was met within 2 %.
+        options: handed to the family's ``network``.
+
+    Raises:
+        UserError: the family cannot serve the signature (with its reason), or the name is unknown.
+        ValueError: an option has a value the network refuses.
+    """
+    maker = _accepting(name, signature)
+
+    def count(coarse: int, fine: int) -> int:
+        with torch.device("meta"):
+            return parameter_count(maker.network(signature, coarse, fine, **options))
+
+    coarse = _largest_within(parameters, maker.coarse, lambda value: count(value, maker.fine[0]))
+    fine = _nearest(parameters, maker.fine, lambda value: count(coarse, value))
+    return build_network(name, signature, coarse, fine, **options)
+
+
+def build_network(name: str, signature: Signature, coarse: int, fine: int, **options: Any) -> nn.Module:
+    """The network at given dials; it carries its recipe in ``model.config`` so that it can be saved and rebuilt."""
+    model = _accepting(name, signature).network(signature, coarse, fine, **options)
+    recipe = {"name": name, "signature": signature.to_json(), "coarse": coarse, "fine": fine, "options": options}
+    model.config = {"build": recipe, "edits": []}  # pyright: ignore[reportAttributeAccessIssue]
+    return model
+
+
+def off_budget(model: nn.Module, parameters: int) -> bool:
+    """Whether the model's parameter count is more than 2 % from the budget."""
+    return abs(parameter_count(model) - parameters) > TOLERANCE * parameters
+
+
+def save(model: nn.Module, folder: str | Path) -> None:
+    """Write ``config.json`` and ``model.safetensors``, each to a temporary name first and then renamed.
+
+    Raises:
+        ValueError: the model was not made by `build`, so it has no recipe.
+    """
+    config = getattr(model, "config", None)
+    if config is None:
+        raise ValueError(f"{type(model).__name__} has no config: only models made by assay.models.build can be saved with their recipe")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    partial = folder / "model.safetensors.partial"
+    save_file(weights, partial)
+    partial.replace(folder / "model.safetensors")
+    partial = folder / "config.json.partial"
+    partial.write_text(json.dumps(config, indent=1))
+    partial.replace(folder / "config.json")
+
+
+def load(folder: str | Path) -> nn.Module:
+    """Rebuild a saved network: build, replay its edits, then load the weights. The network is in evaluation mode.
+
+    Raises:
+        UserError: the folder does not hold a saved network, or its weights do not fit its recipe.
+    """
+    from assay.models.surgery import replay
+
+    folder = Path(folder)
+    config = read_config(folder)
+    recipe = config["build"]
+    model = build_network(recipe["name"], Signature.from_json(recipe["signature"]), recipe["coarse"], recipe["fine"], **recipe["options"])
+    for edit in config["edits"]:
+        model = replay(model, edit)
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"{folder / 'model.safetensors'} does not fit config.json beside it: {str(error).splitlines()[0]}") from error
+    return model.eval()
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The recipe in a run's ``config.json``.
+
+    Raises:
+        UserError: there is none, or it is not JSON.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no config.json: name a run's folder, as printed by `assay compare` or `assay train`.") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not readable JSON (line {error.lineno}): the run's folder is damaged.") from error
+
+
+def _accepting(name: str, signature: Signature) -> Family:
+    maker = family(name)
+    reason = maker.accepts(signature)
+    if reason is not None:
+        raise UserError(f"{name} cannot serve this data: {reason}.")
+    return maker
+
+
+def _largest_within(budget: int, dial: range, count: Any) -> int:
+    """The largest dial value whose count stays within the budget (the smallest value if none does); counts grow with the dial."""
+    low, high = 0, len(dial) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if count(dial[middle]) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return dial[low]
+
+
+def _nearest(budget: int, dial: range, count: Any) -> int:
+    """The dial value whose count is nearest to the budget."""
+    below = _largest_within(budget, dial, count)
+    index = dial.index(below)
+    if index + 1 == len(dial):
+        return below
+    above = dial[index + 1]
+    return above if abs(count(above) - budget) < abs(count(below) - budget) else below

@@ -1,0 +1,100 @@
+"""`MLP`: a plain stack of linear maps, of any depth, with the initialisations that experiments on depth ask for."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from assay.contracts import Batch, Class, Image, Output, Series, Signature, Table, Values
+
+INITIALISATIONS = ("he", "simple", "sussillo-abbott", "zero", "default")
+
+
+class MLP(nn.Module):
+    """Flatten, then ``depth`` layers ``x ← relu(W x + b)`` of ``width`` units, then a linear head.
+
+    Initialisations of the weights (biases start at 0, but for ``default``): ``he`` N(0, 2/fan_in); ``simple`` N(0, 0.1²);
+    ``sussillo-abbott`` g·N(0, 1/fan_in), g = √2·exp(1.2/(max(n, 6) − 2.4)) and g = 1 at the head (Sussillo & Abbott, Random Walk
+    Initialization, 2014); ``zero``; ``default`` PyTorch's own.
+
+    Args:
+        signature: Table, Image or Series (flattened, padding read as 0) → Class or Values.
+        width: units a hidden layer.
+        depth: number of hidden layers.
+        dropout: after every hidden layer.
+        initialisation: one of the five above.
+
+    Raises:
+        ValueError: depth < 1, or an unknown initialisation.
+    """
+
+    def __init__(self, signature: Signature, width: int, depth: int = 2, dropout: float = 0.0, initialisation: str = "he") -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        if initialisation not in INITIALISATIONS:
+            raise ValueError(f"initialisation must be one of {', '.join(INITIALISATIONS)}, got {initialisation!r}")
+        self.signature = signature
+        sizes = [input_size(signature), *[width] * depth]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(sizes):
+            layers += [nn.Linear(fan_in, fan_out), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, signature.output.size * (signature.horizon or 1)))
+        initialise(self.layers, initialisation)
+
+    def forward(self, batch: Batch) -> Output:
+        """Predict a batch."""
+        return Output(self.predict(next(batch[key] for key in ("table", "image", "series") if key in batch)))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """The prediction for raw inputs ``x`` (batch, ...)."""
+        y = self.layers(x.flatten(1))
+        return y if self.signature.horizon is None else y.unflatten(-1, (self.signature.horizon, self.signature.output.size))
+
+
+def initialise(layers: nn.Sequential, initialisation: str) -> None:
+    """Set the weights of every linear layer in place; see `MLP` for the five kinds."""
+    if initialisation == "default":
+        return
+    linears = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    for layer in linears:
+        fan_in = layer.in_features
+        gain = 1.0 if layer is linears[-1] else math.sqrt(2) * math.exp(1.2 / (max(fan_in, 6) - 2.4))
+        deviation = {"he": math.sqrt(2 / fan_in), "simple": 0.1, "sussillo-abbott": gain / math.sqrt(fan_in), "zero": 0.0}[initialisation]
+        with torch.no_grad():
+            layer.weight.normal_(0, deviation)
+            layer.bias.zero_()
+
+
+def input_size(signature: Signature) -> int:
+    """Numbers in one flattened example."""
+    kind = signature.input
+    if isinstance(kind, Table):
+        return kind.features
+    if isinstance(kind, Image):
+        return kind.channels * kind.height * kind.width
+    assert isinstance(kind, Series)  # what `MLPFamily.accepts` lets through
+    return kind.length * kind.channels
+
+
+class MLPFamily:
+    """Multi-layer perceptrons; one dial, the width."""
+
+    coarse = range(1, 8193)
+    fine = range(0, 1)
+
+    def accepts(self, signature: Signature) -> str | None:
+        """Tables, images and series to one class or some values."""
+        if not isinstance(signature.input, Table | Image | Series):
+            return f"an MLP reads a fixed number of values, not {type(signature.input).__name__}"
+        if not isinstance(signature.output, Class | Values) or signature.per_position:
+            return "an MLP predicts once an example"
+        return None
+
+    def network(self, signature: Signature, coarse: int, fine: int, **options: Any) -> nn.Module:
+        """An MLP of width ``coarse``."""
+        return MLP(signature, coarse, **options)

@@ -1,0 +1,229 @@
+"""`fit`: the one training loop, on one device or many through Lightning Fabric."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from assay.contracts import Batch, Method, Output, Task
+from assay.measure import count_flops
+from assay.training.schedule import SCHEDULES
+
+OptimizerMaker = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
+VALIDATIONS = 10
+
+
+@dataclass
+class History:
+    """What happened while training.
+
+    Args:
+        curve: one entry a validation: step, seconds, train_loss, validation_loss, validation_<metric>.
+        status: ``done``, or ``diverged`` when a loss was not finite.
+        steps: optimiser steps taken.
+        seconds: training seconds, validation not counted.
+        flops: floating-point operations of those steps, forward and backward (three times the counted forward).
+        best_step: the step whose weights were kept.
+        best_validation: the primary metric on validation at that step.
+    """
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    status: Literal["done", "diverged"] = "done"
+    steps: int = 0
+    seconds: float = 0.0
+    flops: float = 0.0
+    best_step: int = 0
+    best_validation: float = math.nan
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    flops: float | None = None,
+    learning_rate: float = 1e-3,
+    batch_size: int = 32,
+    seed: int = 0,
+    methods: Sequence[Method] = (),
+    optimizer: OptimizerMaker | None = None,
+    schedule: str = "cosine",
+    validate_every: int | None = None,
+    select: Literal["best", "last"] = "best",
+    fabric: Fabric | None = None,
+    on_progress: Callable[[History], None] | None = None,
+) -> History:
+    """Train ``model`` on ``task`` in place until the first of the given budgets is spent.
+
+    Args:
+        model: any module with ``forward(batch) -> Output``.
+        task: gives the batches, the loss and the validation measure.
+        steps: budget of optimiser steps.
+        seconds: budget of training seconds; validation does not count.
+        flops: budget of floating-point operations, as `assay.measure.count_flops` counts them.
+        learning_rate: peak learning rate.
+        batch_size: examples a step, over all processes together.
+        seed: of the order of batches and of dropout.
+        methods: what changes the training, first is outermost.
+        optimizer: ``(parameters, learning_rate) -> optimizer``; AdamW with weight decay 0.01 by default.
+        schedule: ``cosine`` (5 % warm-up) or ``constant``.
+        validate_every: steps between validations; by default ten validations a run.
+        select: keep the weights of the ``best`` validation, or the ``last``.
+        fabric: a launched Lightning Fabric for several devices or processes; one device by default.
+        on_progress: called with the history after every validation.
+
+    Raises:
+        ValueError: no budget, or one that is not positive.
+    """
+    spent = _Budget(steps, seconds, flops)
+    fabric = fabric or Fabric(devices=1, accelerator="cpu" if not torch.cuda.is_available() else "cuda")
+    torch.manual_seed(seed)
+    history = History()
+    for method in methods:
+        method.setup(model, task)
+    spent.flops_a_step = 3 * count_flops(model, next(task.training_batches(batch_size, seed)))
+    maker = optimizer or (lambda parameters, rate: torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01))
+    wrapped = fabric.setup_module(model)
+    driver = fabric.setup_optimizers(maker([p for p in wrapped.parameters() if p.requires_grad], learning_rate))
+    gradients, update = _composed(task, methods, fabric)
+    rates = [group["lr"] for group in driver.param_groups]
+    keeper = _Keeper(select, task.direction)
+
+    wrapped.train()
+    for batch in task.training_batches(batch_size, seed):
+        started = time.perf_counter()
+        factor = SCHEDULES[schedule](spent.share(history))
+        for group, rate in zip(driver.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
+        driver.zero_grad()
+        batch = fabric.to_device(task.shard(batch, fabric.global_rank, fabric.world_size))
+        loss = gradients(wrapped, batch).loss
+        update(driver)
+        history.steps += 1
+        history.seconds += time.perf_counter() - started
+        history.flops += spent.flops_a_step
+        finished = _agreed(spent.share(history) >= 1, fabric)
+        if finished or history.steps % (validate_every or spent.interval(history)) == 0:
+            if not _record(history, loss, wrapped, task, fabric, keeper):
+                break
+            if on_progress:
+                on_progress(history)
+        if finished:
+            break
+    keeper.restore(wrapped, history)
+    for method in methods:
+        method.finish(model)
+    model.eval()
+    return history
+
+
+class _Budget:
+    """How much of the steps, seconds or operations that were given is spent."""
+
+    def __init__(self, steps: int | None, seconds: float | None, flops: float | None) -> None:
+        given = {"steps": steps, "seconds": seconds, "flops": flops}
+        self.limits = {name: float(value) for name, value in given.items() if value is not None}
+        self.flops_a_step = 0.0
+        if not self.limits:
+            raise ValueError("fit needs a budget: steps=, seconds= or flops=")
+        for name, limit in self.limits.items():
+            if not limit > 0:
+                raise ValueError(f"{name} must be positive, got {limit:g}")
+
+    def share(self, history: History) -> float:
+        return max(getattr(history, name) / limit for name, limit in self.limits.items())
+
+    def interval(self, history: History) -> int:
+        """Steps between validations: a tenth of the steps, estimated from the share spent so far where they are not given."""
+        if "steps" in self.limits and len(self.limits) == 1:
+            return max(1, math.ceil(self.limits["steps"] / VALIDATIONS))
+        total = history.steps / max(self.share(history), 1e-9)
+        return 2 ** max(0, round(math.log2(max(1.0, total / VALIDATIONS))))  # powers of two: the estimate moves, the grid does not
+
+
+class _Keeper:
+    """Holds the weights of the best validation so far."""
+
+    def __init__(self, select: str, direction: str) -> None:
+        self.select = select
+        self.sign = 1.0 if direction == "max" else -1.0
+        self.best = -math.inf
+        self.weights: dict[str, Tensor] | None = None
+
+    def offer(self, model: Any, history: History, value: float) -> None:
+        if self.select == "last" or self.sign * value > self.best:
+            self.best = self.sign * value
+            history.best_step, history.best_validation = history.steps, value
+            if self.select == "best":
+                self.weights = copy.deepcopy(model.module.state_dict())
+
+    def restore(self, model: Any, history: History) -> None:
+        if self.select == "best" and self.weights is not None and history.best_step != history.steps:
+            model.module.load_state_dict(self.weights)
+
+
+def _composed(task: Task, methods: Sequence[Method], fabric: Fabric) -> tuple[Any, Any]:
+    """The objective, gradient and update functions with every method's wrapper around them, the first method outermost."""
+
+    def objective(model: nn.Module, batch: Batch) -> Output:
+        output = model(batch)
+        loss = task.loss(output, batch)
+        output.loss = loss + sum(output.losses.values()) if output.losses else loss
+        return output
+
+    for method in reversed(methods):
+        objective = method.objective(objective)
+
+    def gradients(model: nn.Module, batch: Batch) -> Output:
+        output = objective(model, batch)
+        fabric.backward(output.loss)
+        return output
+
+    def update(optimizer: torch.optim.Optimizer) -> None:
+        optimizer.step()
+
+    for method in reversed(methods):
+        gradients, update = method.gradients(gradients), method.update(update)
+    return gradients, update
+
+
+def _record(history: History, loss: Tensor | None, model: Any, task: Task, fabric: Fabric, keeper: _Keeper) -> bool:
+    """Validate, extend the curve, offer the weights; False when the loss is no longer finite."""
+    train_loss = _reduced(loss.detach(), fabric, "mean") if loss is not None else math.nan
+    entry = {"step": history.steps, "seconds": history.seconds, "train_loss": train_loss}
+    history.curve.append(entry)
+    if not math.isfinite(train_loss):
+        history.status = "diverged"
+        return False
+    model.eval()
+    evaluation = task.evaluate(lambda batch: model(fabric.to_device(batch)), "validation")
+    model.train()
+    entry |= {f"validation_{name}": value for name, value in evaluation.metrics.items()}
+    value = evaluation.metrics[task.metric]
+    if not math.isfinite(value):
+        history.status = "diverged"
+        return False
+    keeper.offer(model, history, value)
+    return True
+
+
+def _agreed(finished: bool, fabric: Fabric) -> bool:
+    """Whether any process has spent its budget: all stop together, or collective calls would wait for ever."""
+    if fabric.world_size == 1:
+        return finished
+    return _reduced(torch.tensor(float(finished), device=fabric.device), fabric, "max") > 0
+
+
+def _reduced(value: Tensor, fabric: Fabric, operation: str) -> float:
+    reduced = fabric.all_reduce(value, reduce_op=operation)
+    assert isinstance(reduced, Tensor)  # a tensor goes in, a tensor comes out
+    return float(reduced)
