@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from assay import registry
 from assay.contracts import Family, Signature
@@ -71,7 +71,7 @@ def build_network(name: str, signature: Signature, coarse: int, fine: int, **opt
     """The network at given dials; it carries its recipe in ``model.config`` so that it can be saved and rebuilt."""
     model = _accepting(name, signature).network(signature, coarse, fine, **options)
     recipe = {"name": name, "signature": signature.to_json(), "coarse": coarse, "fine": fine, "options": options}
-    model.config = {"build": recipe, "edits": []}  # pyright: ignore[reportAttributeAccessIssue]
+    model.config = {"build": recipe, "edits": []}  # pyright: ignore[reportArgumentType]
     return model
 
 
@@ -80,8 +80,13 @@ def off_budget(model: nn.Module, parameters: int) -> bool:
     return abs(parameter_count(model) - parameters) > TOLERANCE * parameters
 
 
-def save(model: nn.Module, folder: str | Path) -> None:
+def save(model: nn.Module, folder: str | Path, state: dict[str, Tensor] | None = None) -> None:
     """Write ``config.json`` and ``model.safetensors``, each to a temporary name first and then renamed.
+
+    Args:
+        model: made by `build`.
+        folder: made if it does not exist.
+        state: the weights to write, where they are not simply the model's (gathered from several processes).
 
     Raises:
         ValueError: the model was not made by `build`, so it has no recipe.
@@ -91,7 +96,7 @@ def save(model: nn.Module, folder: str | Path) -> None:
         raise ValueError(f"{type(model).__name__} has no config: only models made by assay.models.build can be saved with their recipe")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in (state or model.state_dict()).items()}
     partial = folder / "model.safetensors.partial"
     save_file(weights, partial)
     partial.replace(folder / "model.safetensors")
@@ -119,6 +124,18 @@ def load(folder: str | Path) -> nn.Module:
     except (RuntimeError, OSError) as error:
         raise UserError(f"{folder / 'model.safetensors'} does not fit config.json beside it: {str(error).splitlines()[0]}") from error
     return model.eval()
+
+
+def load_predictor(folder: str | Path) -> Any:
+    """A saved network or estimator, whichever the folder holds; calling it with a batch predicts.
+
+    Raises:
+        UserError: the folder holds neither.
+    """
+    config = read_config(folder)
+    if "estimator" in config:
+        return registry.resolve("estimator", config["estimator"]).load(Path(folder))
+    return load(folder)
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from assay.contracts import Batch, Method, Output, Task
+from assay.contracts import Batch, Gradients, Method, Objective, Output, Task, Update
 from assay.measure import count_flops
 from assay.training.schedule import SCHEDULES
 
@@ -85,7 +85,9 @@ def fit(
         ValueError: no budget, or one that is not positive.
     """
     spent = _Budget(steps, seconds, flops)
-    fabric = fabric or Fabric(devices=1, accelerator="cpu" if not torch.cuda.is_available() else "cuda")
+    fabric = fabric or Fabric(devices=1, accelerator="cuda" if torch.cuda.is_available() else "cpu")
+    if batch_size % fabric.world_size:
+        raise ValueError(f"batch_size {batch_size} must be a multiple of the {fabric.world_size} processes, so that each has an equal share")
     torch.manual_seed(seed)
     history = History()
     for method in methods:
@@ -93,7 +95,7 @@ def fit(
     spent.flops_a_step = 3 * count_flops(model, next(task.training_batches(batch_size, seed)))
     maker = optimizer or (lambda parameters, rate: torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01))
     wrapped = fabric.setup_module(model)
-    driver = fabric.setup_optimizers(maker([p for p in wrapped.parameters() if p.requires_grad], learning_rate))
+    driver: Any = fabric.setup_optimizers(maker([p for p in wrapped.parameters() if p.requires_grad], learning_rate))
     gradients, update = _composed(task, methods, fabric)
     rates = [group["lr"] for group in driver.param_groups]
     keeper = _Keeper(select, task.direction)
@@ -171,28 +173,32 @@ class _Keeper:
             model.module.load_state_dict(self.weights)
 
 
-def _composed(task: Task, methods: Sequence[Method], fabric: Fabric) -> tuple[Any, Any]:
-    """The objective, gradient and update functions with every method's wrapper around them, the first method outermost."""
+def _composed(task: Task, methods: Sequence[Method], fabric: Fabric) -> tuple[Gradients, Update]:
+    """The gradient and update functions with every method's wrapper around them, the first method outermost."""
 
-    def objective(model: nn.Module, batch: Batch) -> Output:
+    def task_objective(model: nn.Module, batch: Batch) -> Output:
         output = model(batch)
         loss = task.loss(output, batch)
         output.loss = loss + sum(output.losses.values()) if output.losses else loss
         return output
 
-    for method in reversed(methods):
-        objective = method.objective(objective)
-
-    def gradients(model: nn.Module, batch: Batch) -> Output:
+    def backward(model: nn.Module, batch: Batch) -> Output:
         output = objective(model, batch)
+        if output.loss is None:
+            raise ValueError("a method's objective returned an output without loss")
         fabric.backward(output.loss)
         return output
 
-    def update(optimizer: torch.optim.Optimizer) -> None:
+    def step(optimizer: torch.optim.Optimizer) -> None:
         optimizer.step()
 
+    objective: Objective = task_objective
+    gradients: Gradients = backward
+    update: Update = step
     for method in reversed(methods):
-        gradients, update = method.gradients(gradients), method.update(update)
+        objective = method.objective(objective)
+        gradients = method.gradients(gradients)
+        update = method.update(update)
     return gradients, update
 
 

@@ -1,0 +1,80 @@
+"""Example inputs of a signature, and the tensor-level views of a model that the exporters trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from assay.contracts import Batch, Events, Image, Pair, Series, Signature, Table, Tokens
+from assay.errors import UserError
+
+
+def example_batch(signature: Signature, batch_size: int = 2, seed: int = 0) -> Batch:
+    """Random inputs of the signature's kind, without targets.
+
+    Raises:
+        UserError: the kind has no fixed-size example (graphs, video).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return _example(signature.input, batch_size, generator)
+
+
+def _example(kind: Any, batch_size: int, generator: torch.Generator) -> Batch:
+    if isinstance(kind, Table):
+        return {"table": torch.randn(batch_size, kind.features, generator=generator)}
+    if isinstance(kind, Image):
+        return {"image": torch.randn(batch_size, kind.channels, kind.height, kind.width, generator=generator)}
+    if isinstance(kind, Series):
+        return {"series": torch.randn(batch_size, kind.length, kind.channels, generator=generator)}
+    if isinstance(kind, Tokens):
+        return {"tokens": torch.randint(kind.vocabulary, (batch_size, kind.length), generator=generator)}
+    if isinstance(kind, Events):
+        gaps = torch.rand(batch_size, kind.length, generator=generator) + 0.1
+        return {"gaps": gaps, "marks": torch.randint(kind.marks, (batch_size, kind.length), generator=generator)}
+    if isinstance(kind, Pair):
+        sides = {"first_": kind.first, "second_": kind.second}
+        return {prefix + key: value for prefix, side in sides.items() for key, value in _example(side, batch_size, generator).items()}
+    raise UserError(f"A model of {type(kind).__name__} input cannot be exported: it has no example of fixed size; use --to safetensors.")
+
+
+class TensorView(nn.Module):
+    """A model as a function of tensors in a fixed order of names: ``forward(*tensors) -> prediction``."""
+
+    def __init__(self, model: nn.Module, names: list[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """The prediction."""
+        return self.model(dict(zip(self.names, tensors, strict=True))).prediction
+
+
+class StepView(nn.Module):
+    """A streaming model's step as a function of tensors: ``forward(x_t, *state) -> (prediction, *state)``."""
+
+    def __init__(self, model: Any, structure: pytree.TreeSpec) -> None:
+        super().__init__()
+        self.model = model
+        self.structure = structure
+
+    def forward(self, x_t: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """The prediction of the prefix that ends at ``x_t``, and the state behind it."""
+        prediction, after = self.model.step(x_t, pytree.tree_unflatten(list(state), self.structure))
+        return (prediction, *pytree.tree_leaves(after))
+
+
+def step_example(model: Any, signature: Signature, batch_size: int = 1) -> tuple[StepView, tuple[Tensor, ...]]:
+    """The step view of a model and example arguments for it, the initial state among them.
+
+    Raises:
+        UserError: the model does not stream.
+    """
+    if not getattr(model, "causal", False) or not isinstance(signature.input, Tokens | Series):
+        raise UserError(f"{type(model).__name__} has no step function to export: only causal sequence models stream.")
+    leaves, structure = pytree.tree_flatten(model.initial_state(batch_size))
+    x = next(iter(example_batch(signature, batch_size).values()))[:, 0]
+    return StepView(model, structure), (x, *leaves)
