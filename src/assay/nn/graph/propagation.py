@@ -35,6 +35,7 @@ class _Propagation(nn.Module):
         return operator
 
     def extra_repr(self) -> str:
+        """What ``print`` shows between the brackets."""
         return f"num_hops={self.num_hops}, normalization={self.normalization!r}, add_self_loops={self.add_self_loops}"
 
 
@@ -118,6 +119,7 @@ class AdaptivePropagation(_Propagation):
         return (total, scores) if return_scores else total
 
     def extra_repr(self) -> str:
+        """What ``print`` shows between the brackets."""
         return f"dim={self.dim}, {super().extra_repr()}, score={self.score_function!r}"
 
 
