@@ -30,11 +30,13 @@ class LayeredDAG:
 
     def connection(self, source: int, target: int) -> Tensor:
         """Which node of layer ``target`` (rows) hears which node of layer ``source`` (columns): bool (|target|, |source|)."""
-        return torch.tensor([[(u, v) in self.edges for u in self.layers[source]] for v in self.layers[target]], dtype=torch.bool)
+        rows = [[(u, v) in self.edges for u in self.layers[source]] for v in self.layers[target]]
+        return torch.tensor(rows, dtype=torch.bool, device="cpu")  # its values are needed even while a meta device is the default
 
     def sources(self, target: int) -> list[int]:
         """The layers with an edge into layer ``target``, in order; ``target − 1`` is always among them."""
-        return [layer for layer in range(target) if bool(self.connection(layer, target).any())]
+        heard = {u for u, v in self.edges if v in self.layers[target]}
+        return [layer for layer in range(target) if not heard.isdisjoint(self.layers[layer])]
 
     def sinks(self) -> list[tuple[int, int]]:
         """(layer, position in the layer) of every node without a successor."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from assay.contracts import State
+from assay.measure import register_flops
 from assay.nn.mixer import StreamingMixer
 
 GATES: dict[str, tuple[str, ...]] = {
@@ -83,6 +84,10 @@ class MaskedRecurrentCell(StreamingMixer):
     def effective_weights(self) -> tuple[Tensor, Tensor]:
         """``W_ih ∘ M_ih`` (gates·h, input_size) and ``W_hh ∘ M_hh`` (gates·h, h): what the layer computes with."""
         return self.weight_ih * self.mask_ih, self.weight_hh * self.mask_hh
+
+    def step_flops(self) -> int:
+        """Operations a position: ``2 · gates · h · (input_size + h)``; masked weights are multiplied like the others."""
+        return 2 * self.weight_hh.shape[0] * (self.input_size + self.hidden_size)
 
     def initial_state(self, batch_size: int) -> State:
         """Zeros: h (batch, hidden_size), for ``lstm`` the pair (h, c)."""
@@ -180,6 +185,9 @@ def _to_kernel(mode: str, state: State) -> Any:
 
 def _from_kernel(mode: str, final: list[Tensor]) -> State:
     return (final[0][0], final[1][0]) if mode == "lstm" else final[0][0]
+
+
+register_flops(MaskedRecurrentCell, lambda cell, args, _: args[0].shape[0] * args[0].shape[1] * cell.step_flops())  # pyright: ignore
 
 
 class MaskedTanh(MaskedRecurrentCell):
