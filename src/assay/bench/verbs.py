@@ -29,7 +29,7 @@ def train(
     from_run: str | Path | None = None,
     parameters: int = 200_000,
     steps: int | None = None,
-    time: float | None = None,
+    seconds: float | None = None,
     flops: float | None = None,
     learning_rate: float = 3e-3,
     batch_size: int = 32,
@@ -51,7 +51,7 @@ def train(
         from_run: go on from this run's weights instead of a fresh network (a recipe of stages is train after train).
         parameters: size of a fresh network.
         steps: budget of optimiser steps (600 when no budget is given).
-        time: budget of training seconds.
+        seconds: budget of training time.
         flops: budget of floating-point operations.
         learning_rate: peak learning rate.
         batch_size: examples a step, over all processes.
@@ -63,7 +63,7 @@ def train(
         precision: Lightning Fabric's words, ``32-true``, ``bf16-mixed`` …
         output: the run's folder; by default one under ``assay-results``.
         on_progress: called after each validation.
-        opening: how to read the data: task, target, group, time_column, horizon …
+        opening: how to read the data: task, target, group, time (a column), horizon …
 
     Raises:
         UserError: unusable data or options.
@@ -78,7 +78,7 @@ def train(
     network = open_run(from_run).network if from_run is not None else models.build(str(model), task.signature, parameters)
     if network.signature != task.signature:
         raise UserError(f"{from_run} was trained for {network.signature}, but {data} needs {task.signature}.")
-    budget = {"steps": steps, "seconds": time, "flops": flops}
+    budget = {"steps": steps, "seconds": seconds, "flops": flops}
     if all(value is None for value in budget.values()):
         budget["steps"] = 600
     history = fit(
@@ -106,10 +106,8 @@ def predict(run: str | Path | Run, data: str) -> pd.DataFrame:
     """The prediction for every example of further data: its name, the class and its probability, or the values."""
     opened = _opened(run)
     task = opened.task(data)
-    outputs = []
     with torch.no_grad():
-        for batch in task.batches("test", 256):
-            outputs.append(opened.model(batch).prediction.float().cpu())
+        outputs = [opened.model(batch).prediction.float().cpu() for batch in task.batches("test", 256)]
     return _frame(task, torch.cat(outputs))
 
 
@@ -221,8 +219,10 @@ def _frame(task: Task, prediction: torch.Tensor) -> pd.DataFrame:
         return pd.DataFrame({"name": names, "prediction": labels[best.indices.numpy()], "probability": best.values.numpy()})
     flat = prediction.argmax(-1) if isinstance(output, Class | NextTokens) and not task.signature.multi_label else prediction
     columns = flat.flatten(1).numpy() if flat.ndim > 1 else flat[:, None].numpy()
-    width = len(str(columns.shape[1] - 1))
-    values = {f"prediction_{index:0{width}d}" if columns.shape[1] > 1 else "prediction": columns[:, index] for index in range(columns.shape[1])}
+    if columns.shape[1] == 1:
+        return pd.DataFrame({"name": list(names), "prediction": columns[:, 0]})
+    digits = len(str(columns.shape[1] - 1))
+    values = {f"prediction_{index:0{digits}d}": column for index, column in enumerate(columns.T)}
     return pd.DataFrame({"name": list(names), **values})
 
 

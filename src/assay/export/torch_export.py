@@ -38,7 +38,9 @@ def _write(view: nn.Module, arguments: tuple[Any, ...], path: Path, dynamic: Any
         torch.export.save(torch.export.export(view.eval(), arguments, dynamic_shapes=dynamic), str(partial))
         partial.replace(path)
     except Exception as error:  # the tracer raises many kinds; each means the same to a person
-        raise UserError(f"torch.export cannot trace this model: {str(error).strip().splitlines()[0][:200]}; use --to safetensors.") from error
+        raise UserError(
+            f"torch.export cannot trace this model: {str(error).strip().splitlines()[0][:200]}; use --to safetensors."
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
     return path

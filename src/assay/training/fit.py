@@ -87,7 +87,9 @@ def fit(
     spent = _Budget(steps, seconds, flops)
     fabric = fabric or Fabric(devices=1, accelerator="cuda" if torch.cuda.is_available() else "cpu")
     if batch_size % fabric.world_size:
-        raise ValueError(f"batch_size {batch_size} must be a multiple of the {fabric.world_size} processes, so that each has an equal share")
+        raise ValueError(
+            f"batch_size {batch_size} must be a multiple of the {fabric.world_size} processes, so that each has an equal share"
+        )
     torch.manual_seed(seed)
     history = History()
     for method in methods:
