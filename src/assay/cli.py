@@ -63,7 +63,8 @@ def compare(
         data, **_opening(task=task, target=target, group=group, time=time_column, horizon=horizon, tokenizer=tokenizer),
         models="auto" if models == "auto" else _listed(models), methods=methods.split(), axis=parse_axis(axis or []),
         parameters=int(parse_count(parameters, "--parameters")), steps=steps, seconds=parse_seconds(time),
-        flops=parse_count(flops, "--flops"), batch_size=batch_size, seeds=seeds, workers=workers, ray=ray, output=output, resume=resume, live=True,
+        flops=parse_count(flops, "--flops"), batch_size=batch_size, seeds=seeds, workers=workers, ray=ray, output=output,
+        resume=resume, live=True,
     )  # fmt: skip
     raise typer.Exit(1 if any(row["status"] != "done" for row in study.rows) else 0)
 
@@ -239,8 +240,8 @@ def catalog(
     if format == "json":
         typer.echo(found.to_json(orient="records", indent=1))
         return
-    for row in found.itertuples():
-        typer.echo(f"{row.kind:<10} {row.name:<24} {row.summary}")
+    for row in found.to_dict("records"):
+        typer.echo(f"{row['kind']:<10} {row['name']:<24} {row['summary']}")
 
 
 @app.command()

@@ -42,7 +42,7 @@ class Run:
         return tasks.open(data, encoding=self.encoding)
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> Any:
         """The model, where it is a network.
 
         Raises:

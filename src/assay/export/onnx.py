@@ -20,7 +20,7 @@ from assay.export.example import TensorView, example_batch, step_example
 TOLERANCE = 1e-4
 
 
-def to_onnx(model: nn.Module, folder: Path, *, step: bool = False) -> list[Path]:
+def to_onnx(model: Any, folder: Path, *, step: bool = False) -> list[Path]:
     """Write ``model.onnx`` (and ``step.onnx`` of a streaming model when asked), each equal to PyTorch within 1e-4.
 
     The forward file takes any batch size at the signature's length; the step file takes one position and the state, and returns the

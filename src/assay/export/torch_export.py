@@ -12,7 +12,7 @@ from assay.errors import UserError
 from assay.export.example import TensorView, example_batch, step_example
 
 
-def to_torch(model: nn.Module, folder: Path, *, step: bool = False) -> list[Path]:
+def to_torch(model: Any, folder: Path, *, step: bool = False) -> list[Path]:
     """Write ``model.pt2`` (and ``step.pt2``), loadable by ``torch.export.load(path).module()``.
 
     Args:
@@ -38,9 +38,8 @@ def _write(view: nn.Module, arguments: tuple[Any, ...], path: Path, dynamic: Any
         torch.export.save(torch.export.export(view.eval(), arguments, dynamic_shapes=dynamic), str(partial))
         partial.replace(path)
     except Exception as error:  # the tracer raises many kinds; each means the same to a person
-        raise UserError(
-            f"torch.export cannot trace this model: {str(error).strip().splitlines()[0][:200]}; use --to safetensors."
-        ) from error
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"torch.export cannot trace this model: {reason}; use --to safetensors.") from error
     finally:
         partial.unlink(missing_ok=True)
     return path

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from assay.contracts import NextTokens, State
 
@@ -75,7 +76,7 @@ def beam_search(model: nn.Module, prompt: Tensor, count: int, beams: int = 4) ->
 
 def select_state(state: State, index: Tensor) -> State:
     """The rows ``index`` of every tensor of a state (a pytree whose tensors have the batch in dimension 0)."""
-    return torch.utils._pytree.tree_map_only(Tensor, lambda tensor: tensor[index], state)
+    return pytree.tree_map_only(Tensor, lambda tensor: tensor[index], state)
 
 
 def _draw(logits: Tensor, temperature: float, top: int | None, generator: torch.Generator) -> Tensor:

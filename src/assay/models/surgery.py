@@ -31,8 +31,8 @@ def apply(model: nn.Module, edit: Edit) -> nn.Module:
         ValueError: the edit's name is unknown, or it does not fit the model.
     """
     config = getattr(model, "config", {"build": None, "edits": []})
-    edited = replay(model, edit)
-    edited.config = {**config, "edits": [*config["edits"], edit]}  # pyright: ignore[reportArgumentType]
+    edited: Any = replay(model, edit)
+    edited.config = {**config, "edits": [*config["edits"], edit]}
     return edited
 
 
@@ -41,7 +41,7 @@ def replay(model: nn.Module, edit: Edit) -> nn.Module:
     arguments = dict(edit)
     name = arguments.pop("edit", None)
     config = getattr(model, "config", None)
-    edited = _function(name)(model, **arguments)
+    edited: Any = _function(name)(model, **arguments)
     if config is not None:
         edited.config = {**config, "edits": [*config["edits"]]}
     return edited

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -104,18 +103,21 @@ def _kept(file: Path, paper: Paper, claim: Claim, scale: Scale, again: bool) -> 
         where = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"the experiment raised {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
         measured = Measured({}, "undecided", reason, seeds=0)
-    values: dict[str, Any] = {
-        "measured": measured.values,
-        "spread": measured.spread,
-        "verdict": measured.verdict,
-        "reason": measured.reason,
-    }
-    seconds = round(time.perf_counter() - started, 1)
     result = ClaimResult(
-        slug=paper.slug, claim=claim.name, text=claim.text, source=claim.source, paper=claim.paper, scale=scale, seeds=measured.seeds,
-        seconds=seconds, **values,
-    )  # fmt: skip
-    if measured.verdict in ("holds", "fails") or seconds > 1:
+        slug=paper.slug,
+        claim=claim.name,
+        text=claim.text,
+        source=claim.source,
+        paper=claim.paper,
+        measured=measured.values,
+        spread=measured.spread,
+        verdict=measured.verdict,
+        reason=measured.reason,
+        scale=scale,
+        seeds=measured.seeds,
+        seconds=round(time.perf_counter() - started, 1),
+    )
+    if measured.verdict in ("holds", "fails") or result.seconds > 1:
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(asdict(result), default=float))
