@@ -1,0 +1,65 @@
+"""Classical baselines: what a network must beat to be worth its training."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from assay import registry
+from assay.contracts import Class, Events, Graph, Image, NextTokens, Pair, Series, Signature, Table, Tokens, Values
+from assay.models.estimators.base import FittedEstimator
+from assay.models.estimators.events import PoissonEvents
+from assay.models.estimators.graph import LabelPropagation
+from assay.models.estimators.series import MiniRocket, SeasonalNaive
+from assay.models.estimators.simple import Majority, PositionMajority
+from assay.models.estimators.tabular import GradientBoosting, Logistic, RidgeValues, SupportVectors
+from assay.models.estimators.text import NGram, TfIdf
+
+__all__ = [
+    "FittedEstimator",
+    "GradientBoosting",
+    "LabelPropagation",
+    "Logistic",
+    "Majority",
+    "MiniRocket",
+    "NGram",
+    "PoissonEvents",
+    "PositionMajority",
+    "RidgeValues",
+    "SeasonalNaive",
+    "SupportVectors",
+    "TfIdf",
+    "baselines_for",
+]
+
+
+def baselines_for(signature: Signature) -> list[str]:
+    """Names of the one or two estimators that stand beside the networks on this kind of data, cheapest first.
+
+    MiniRocket needs aeon: without it a support-vector machine takes its place. Where nothing fits, the majority answers.
+    """
+    wished = _wished(signature)
+    fitting = [name for name in wished if registry.resolve("estimator", name)().accepts(signature) is None]
+    if fitting:
+        return fitting
+    return ["majority"] if Majority().accepts(signature) is None else []
+
+
+def _wished(signature: Signature) -> list[str]:
+    values = isinstance(signature.output, Values)
+    if isinstance(signature.output, Class) and signature.per_position:
+        return ["behaviour-majority"]
+    if isinstance(signature.input, Image):
+        return ["ridge"] if values else ["logistic-regression", "svm"]
+    if isinstance(signature.input, Table):
+        return ["ridge" if values else "logistic-regression", "gradient-boosting"]
+    if isinstance(signature.input, Series):
+        if values:
+            return ["seasonal-naive", "ridge"]
+        return ["logistic-regression", "minirocket" if importlib.util.find_spec("aeon") else "svm"]
+    if isinstance(signature.input, Tokens):
+        return ["ngram"] if isinstance(signature.output, NextTokens) else ["tfidf"]
+    if isinstance(signature.input, Pair):
+        return ["tfidf"]
+    if isinstance(signature.input, Graph):
+        return ["ridge"] if values else ["label-propagation", "logistic-regression"]
+    return ["poisson"] if isinstance(signature.input, Events) else []
