@@ -81,7 +81,7 @@ class SimpleNet(nn.Module):
         entries = read_table(stages)
         entries = entries if pools is None else keep_pools(entries, pools)
         self.entries = with_dropout(with_strides(entries, stride_mode), dropout, everywhere=stages.startswith("imagenet"))
-        self.global_pool = global_pool
+        self.global_pool: Literal["max", "average"] = global_pool
         self.original = original
         self.dimensions = dimensions
         self.smallest = smallest_size(self.entries, 2 if original else 1)

@@ -95,7 +95,8 @@ def with_strides(entries: list[Entry], mode: int | Mapping[int, int]) -> list[En
         if mode not in STRIDE_MODES:
             raise ValueError(f"stride_mode must be one of {sorted(STRIDE_MODES)}, or a stride for each place, got {mode}")
         mode = STRIDE_MODES[mode]
-    return [entry if entry.is_pool else replace(entry, stride=mode.get(place, 1)) for place, entry in enumerate(entries)]
+    strides = {int(place): int(stride) for place, stride in mode.items()}  # JSON has no whole numbers for keys
+    return [entry if entry.is_pool else replace(entry, stride=strides.get(place, 1)) for place, entry in enumerate(entries)]
 
 
 def with_dropout(entries: list[Entry], dropout: float | Mapping[int, float], everywhere: bool) -> list[Entry]:
@@ -112,6 +113,7 @@ def with_dropout(entries: list[Entry], dropout: float | Mapping[int, float], eve
     if not isinstance(dropout, Mapping):
         places = range(len(entries) - 1)
         dropout = {place: dropout for place in places if everywhere or entries[place].is_pool or not entries[place + 1].is_pool}
+    dropout = {int(place): float(rate) for place, rate in dropout.items()}  # JSON has no whole numbers for keys
     for place, rate in dropout.items():
         if not 0 <= rate < 1 or not 0 <= place < len(entries):
             raise ValueError(f"dropout needs rates in [0, 1) at places 0 to {len(entries) - 1}, got {rate} at {place}")

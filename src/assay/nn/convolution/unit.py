@@ -81,9 +81,7 @@ def require_variance(x: Tensor) -> None:
         ValueError: x (batch, channels, …) has one value a channel.
     """
     if x.shape[0] * x[0, 0].numel() == 1:
-        raise ValueError(
-            "batch normalisation cannot train on a batch of one with a 1×1 map: use a batch of two, a larger picture, or eval()"
-        )
+        raise ValueError("batch normalisation cannot train on one example with a 1×1 map: use two examples, a larger picture, or eval()")
 
 
 def kernel_sizes(kernel: int | Sequence[int], dimensions: int) -> tuple[int, ...]:
