@@ -76,7 +76,7 @@ TABLE: dict[str, dict[str, str]] = {
         "acsf1": "assay.tasks.builtin:acsf1",
         "basic-motions": "assay.tasks.builtin:basic_motions",
         "japanese-vowels": "assay.tasks.builtin:japanese_vowels",
-        "karate": "assay.tasks.builtin:karate",
+        "karate": "assay.tasks.graphs:karate",
         "weather": "assay.tasks.builtin:weather",
         "co2": "assay.tasks.builtin:co2",
         "flights": "assay.tasks.events:flights",
