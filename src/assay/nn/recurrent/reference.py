@@ -1,0 +1,115 @@
+"""`LSTM` and `GRU`: PyTorch's own recurrent layers as streaming mixers, the reference for every other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from assay.nn.mixer import StreamingMixer
+
+
+class _Reference(StreamingMixer):
+    """A recurrent layer of PyTorch, width → width, that skips masked positions."""
+
+    def __init__(self, width: int, layer: type[nn.LSTM] | type[nn.GRU], parts: int, layers: int, bias: bool, dropout: float) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}")
+        if layers < 1:
+            raise ValueError(f"layers must be at least 1, got {layers}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+        if dropout and layers == 1:
+            raise ValueError(f"dropout acts between layers: with one layer it must be 0, got {dropout}")
+        self.width, self.parts = width, parts
+        self.recurrence = layer(width, width, layers, bias, batch_first=True, dropout=dropout)
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
+        """Zeros: the hidden state, and the cell state of an LSTM, each (batch, layers, width)."""
+        weight = self.recurrence.weight_ih_l0
+        assert isinstance(weight, Tensor)  # recurrent layers register their weights by name
+        return tuple(weight.new_zeros(batch_size, self.recurrence.num_layers, self.width) for _ in range(self.parts))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Mix the whole sequence (batch, length, width)."""
+        _check_input(x, self.width)
+        if x.shape[1] == 0:
+            return x
+        if mask is None or _padded_right(mask):  # padding after the end changes nothing before it
+            return self.recurrence(x)[0]
+        return self.scan(x, self.initial_state(len(x)), mask)[0]
+
+    def scan(self, x: Tensor, state: tuple[Tensor, ...], mask: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Mix a chunk (batch, length, width), continuing from ``state``; the output at a masked position is zero."""
+        _check_input(x, self.width)
+        if x.shape[0] == 0 or x.shape[1] == 0:
+            return x, tuple(state)
+        if mask is None:
+            y, after = self.recurrence(x, self._inwards(state))
+            return y, self._outwards(after)
+        order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)  # real positions first, in their order
+        y, after = self._packed(x.gather(1, _wide(order, x)), state, mask.sum(1))
+        return torch.zeros_like(y).scatter(1, _wide(order, y), y), after
+
+    def _packed(self, x: Tensor, state: tuple[Tensor, ...], lengths: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Right-padded sequences; a row without any real position is run for one and its state put back."""
+        packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
+        y, after = self.recurrence(packed, self._inwards(state))
+        y, _ = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])
+        read = lengths > 0
+        after = tuple(torch.where(read[:, None, None], new, old) for new, old in zip(self._outwards(after), state, strict=True))
+        return torch.where(read[:, None, None], y, 0.0), after
+
+    def _inwards(self, state: tuple[Tensor, ...]) -> Any:
+        parts = tuple(part.transpose(0, 1).contiguous() for part in state)
+        return parts if self.parts == 2 else parts[0]
+
+    def _outwards(self, state: Any) -> tuple[Tensor, ...]:
+        return tuple(part.transpose(0, 1) for part in (state if self.parts == 2 else (state,)))
+
+
+class LSTM(_Reference):
+    """`torch.nn.LSTM` of width → width as a mixer.
+
+    Source: Hochreiter and Schmidhuber (1997), Long short-term memory; equations in PyTorch's documentation.
+
+    Args:
+        width: numbers per position, and hidden units.
+        layers: stacked layers.
+        bias: of the gates.
+        dropout: between layers, in training.
+
+    Shapes: x (batch, length, width); state: hidden and cell state, each (batch, layers, width).
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(self, width: int, layers: int = 1, bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__(width, nn.LSTM, 2, layers, bias, dropout)
+
+
+class GRU(_Reference):
+    """`torch.nn.GRU` of width → width as a mixer; arguments, shapes and errors as `LSTM`, its state is the hidden state alone.
+
+    Source: Cho et al. (2014), Learning phrase representations using RNN encoder–decoder; equations in PyTorch's documentation.
+    """
+
+    def __init__(self, width: int, layers: int = 1, bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__(width, nn.GRU, 1, layers, bias, dropout)
+
+
+def _padded_right(mask: Tensor) -> bool:
+    return not bool((mask[:, 1:] & ~mask[:, :-1]).any())
+
+
+def _wide(order: Tensor, x: Tensor) -> Tensor:
+    return order[..., None].expand(-1, -1, x.shape[2])
+
+
+def _check_input(x: Tensor, width: int) -> None:
+    if x.ndim != 3 or x.shape[-1] != width:
+        raise ValueError(f"x must have shape (batch, length, {width}), got {tuple(x.shape)}")
