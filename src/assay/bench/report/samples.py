@@ -6,12 +6,15 @@ The report is then written from the study's folder alone: no data file is opened
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from assay.bench.files import write_json
 from assay.bench.report.pictures import png_data_uri
+from assay.bench.report.record import Entry, Record, read_record
 from assay.contracts import Class, Evaluation, Image, NextTokens, Pair, Series, Signature, Table, Task, Tokens, Values
 
 EXAMPLES_A_GROUP = 6
@@ -20,6 +23,39 @@ MOST_TRUTHS = 5000
 
 _TEXT_LENGTH = 280
 _SERIES_POINTS = 160
+
+
+def write_samples(folder: str | Path, task: Task) -> Path:
+    """Write ``samples.json`` of a study that has finished: of its best network and its best baseline.
+
+    Args:
+        folder: the study's folder, with ``results.jsonl`` and the runs' ``scores.npz`` (``scores`` and ``predictions``).
+        task: the study's task.
+
+    Returns:
+        The file's path.
+    """
+    record = read_record(Path(folder))
+    shown = [next((e for e in record.entries if e.done and e.baseline == wanted), None) for wanted in (False, True)]
+    evaluations = {entry.name: evaluation for entry in shown if entry and (evaluation := _evaluation(record, entry))}
+    path = Path(folder) / "samples.json"
+    write_json(path, collect(task, evaluations))
+    return path
+
+
+def _evaluation(record: Record, entry: Entry) -> Evaluation | None:
+    """The test evaluation of the entry's run that is best on validation."""
+    path = record.folder / "runs" / str(handed_over(entry, record.direction)["run"]) / "scores.npz"
+    with np.load(path, allow_pickle=False) as arrays:
+        if "predictions" not in arrays.files:
+            return None
+        return Evaluation({}, arrays["scores"], arrays["predictions"])
+
+
+def handed_over(entry: Entry, direction: str) -> Mapping[str, Any]:
+    """The run whose checkpoint is recommended: the best on validation, for the test split chooses nothing."""
+    sign = 1 if direction == "max" else -1
+    return max(entry.done, key=lambda run: sign * run["validation"] if isinstance(run.get("validation"), (int, float)) else float("-inf"))
 
 
 def collect(task: Task, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
@@ -31,13 +67,19 @@ def collect(task: Task, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]
             then the best baseline. More than two are cut.
 
     Returns:
-        JSON values: ``models``, ``labels``, ``output`` (class, values, forecast, tokens or other), ``truth`` and ``predictions`` of up to
+        JSON values: ``task`` (description, notes, sizes of the splits), ``models``, ``labels``, ``output`` (class, values, forecast, tokens or other), ``truth`` and ``predictions`` of up to
         5,000 test examples, and ``examples``, chosen so that some are right in all models, some in none, some in one alone.
     """
     shown = dict(list(evaluations.items())[:2])
     targets = _targets(task)
     known = {name: np.asarray(evaluation.predictions) for name, evaluation in shown.items()}
     record: dict[str, Any] = {
+        "task": {
+            "name": task.name,
+            "description": task.description,
+            "notes": [str(note) for note in task.notes],
+            "sizes": {split: task.size(split) for split in ("train", "validation", "test")},
+        },
         "models": list(shown),
         "labels": [str(label) for label in task.encoding.get("labels", [])],
         "output": _output_kind(task.signature),

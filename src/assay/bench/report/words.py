@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import math
 
-PERCENTAGES = {"accuracy", "balanced_accuracy", "f1", "recall"}
-"""Measures between 0 and 1 that are shown as percentages; their differences are percentage points."""
+SHARES = {"accuracy", "balanced_accuracy", "f1", "recall"}
+"""Measures between 0 and 1, shown with three decimals."""
 
 _THIN = "\u202f"
 _MINUS = "\u2212"
 
 
 def quality(value: float | None, metric: str) -> str:
-    """A measure: ``97.8 %`` for shares, three significant digits otherwise."""
+    """A measure: three decimals for shares, three significant digits otherwise."""
     if value is None or not math.isfinite(value):
         return "–"
-    if metric in PERCENTAGES:
-        return f"{100 * value:.1f}{_THIN}%"
-    return number(value)
+    return f"{value:.3f}" if metric in SHARES else number(value)
 
 
 def interval(low: float | None, high: float | None, metric: str) -> str:
-    """An interval: ``97.1–98.4 %`` or ``0.31–0.35``."""
+    """An interval: ``0.971 to 0.984``; empty where there is none."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return ""
-    if metric in PERCENTAGES:
-        return f"{100 * low:.1f}–{100 * high:.1f}{_THIN}%"
-    return f"{number(low)}–{number(high)}"
+    return f"{quality(low, metric)} to {quality(high, metric)}"
 
 
 def metric_name(metric: str) -> str:

@@ -1,0 +1,219 @@
+"""The report's charts as SVG: interval strips, Pareto fronts, learning curves, forecasts, scatters, small series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from assay.bench.report import words
+from assay.bench.report.drawing import Box, Scale, fitted, joined, path, placed_labels, svg, tag
+
+NAME_LENGTH = 24
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a chart."""
+
+    name: str
+    x: float
+    y: float
+    low: float = math.nan
+    high: float = math.nan
+    baseline: bool = False
+
+
+def pareto_front(points: Sequence[tuple[float, float]], direction: str) -> list[int]:
+    """Indices of the points that no other point beats: none is at most as costly (x) and at least as good (y), and better in one.
+
+    The result runs from the cheapest to the dearest.
+    """
+    sign = 1.0 if direction == "max" else -1.0
+    front: list[int] = []
+    best = -math.inf
+    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -sign * points[i][1])):
+        if sign * points[index][1] > best:
+            front.append(index)
+            best = sign * points[index][1]
+    return front
+
+
+def strip_scale(entries: Sequence[Any], width: float = 220) -> Scale:
+    """The common scale of the leaderboard's interval strips."""
+    values = [value for entry in entries for value in (entry.value, entry.low, entry.high) if math.isfinite(value)]
+    return fitted(values, 6, width - 6, margin=0.04)
+
+
+def strip(entry: Any, scale: Scale, best: float, metric: str) -> Markup:
+    """One model's interval on the common scale; the thin line is the best model's value."""
+    parts = [tag("line", x1=scale(best), x2=scale(best), y1=0.0, y2=24.0, class_="reference")] if math.isfinite(best) else []
+    kind = "baseline" if entry.baseline else "first" if entry.rank == 1 else "other"
+    if math.isfinite(entry.low) and math.isfinite(entry.high):
+        parts.append(tag("line", x1=scale(entry.low), x2=scale(entry.high), y1=12.0, y2=12.0, class_=f"interval {kind}"))
+    if math.isfinite(entry.value):
+        parts.append(_point(scale(entry.value), 12.0, kind, entry.baseline))
+    label = f"{words.quality(entry.value, metric)}, interval {words.interval(entry.low, entry.high, metric)}"
+    return svg(220, 24, joined(parts), label, "strip")
+
+
+def strip_axis(scale: Scale) -> Markup:
+    """The axis over the interval strips."""
+    parts = []
+    for tick in scale.ticks(3):
+        parts.append(tag("text", _axis_number(tick), x=scale(tick), y=11.0, text_anchor="middle", class_="tick"))
+        parts.append(tag("line", x1=scale(tick), x2=scale(tick), y1=15.0, y2=19.0, class_="axis"))
+    return svg(220, 19, joined(parts), "scale of the intervals", "strip axis-strip")
+
+
+def front_chart(marks: Sequence[Mark], direction: str, metric: str, show: Callable[[float], str], cost: str) -> Markup:
+    """Quality against a cost on a logarithmic axis, with the Pareto front drawn and every point named."""
+    frame = Box(52, 12, 408, 252)
+    marks = [mark for mark in marks if math.isfinite(mark.x) and mark.x > 0 and math.isfinite(mark.y)]
+    across = fitted([mark.x for mark in marks], frame.left, frame.right, logarithmic=True)
+    ends = [value for mark in marks for value in (mark.y, mark.low, mark.high) if math.isfinite(value)]
+    up = fitted(ends, frame.bottom, frame.top)
+    front = pareto_front([(mark.x, mark.y) for mark in marks], direction)
+    parts = [_grid(up, frame), _bottom_axis(across, frame, show)]
+    steps: list[tuple[float, float]] = []
+    for index in front:
+        x, y = across(marks[index].x), up(marks[index].y)
+        steps += [(x, steps[-1][1]), (x, y)] if steps else [(x, y)]
+    if steps:
+        parts.append(tag("path", d=path([*steps, (frame.right, steps[-1][1])]), class_="front"))
+    spots = [(across(mark.x), up(mark.y)) for mark in marks]
+    order = [*front, *(index for index in range(len(marks)) if index not in front)]
+    names = [words.shortened(mark.name, NAME_LENGTH) for mark in marks]
+    labels = placed_labels([spots[index] for index in order], [names[index] for index in order], frame)
+    for index, label in zip(order, labels, strict=True):
+        mark, (x, y) = marks[index], spots[index]
+        kind = "first" if index in front else "other"
+        if math.isfinite(mark.low) and math.isfinite(mark.high):
+            parts.append(tag("line", x1=x, x2=x, y1=up(mark.low), y2=up(mark.high), class_=f"whisker {kind}"))
+        tip = f"{mark.name}: {words.quality(mark.y, metric)} at {show(mark.x)}"
+        parts.append(tag("g", _point(x, y, kind, mark.baseline) + tag("title", tip), data_tip=tip))
+        parts.append(tag("text", names[index], x=label.x, y=label.y, text_anchor=label.anchor, class_=f"label {kind}"))
+    parts.append(tag("text", cost, x=(frame.left + frame.right) / 2, y=288.0, text_anchor="middle", class_="axis-name"))
+    on_front = words.listed([marks[index].name for index in front]) if front else "none"
+    return svg(420, 294, joined(parts), f"{words.metric_name(metric)} against {cost}; on the Pareto front: {on_front}")
+
+
+def curve_charts(curves: dict[str, list[list[dict[str, float]]]], metric: str) -> list[tuple[str, Markup]]:
+    """One small chart a model: its seeds in the accent colour, every other model's behind them in grey."""
+    key = f"validation_{metric}"
+    lines = {name: [[(p["step"], p.get(key, math.nan)) for p in run if "step" in p] for run in runs] for name, runs in curves.items()}
+    values = sorted(y for runs in lines.values() for run in runs for _, y in run if math.isfinite(y))
+    if not values:
+        return []
+    last = max(x for runs in lines.values() for run in runs for x, _ in run)
+    low, high = values[int(0.02 * (len(values) - 1))], values[math.ceil(0.98 * (len(values) - 1))]
+    frame = Box(44, 8, 252, 122)
+    up = fitted([low, high], frame.bottom, frame.top, logarithmic=low > 0 and high / low > 20)
+    across = Scale(0, last, frame.left, frame.right)
+
+    def drawn(run: list[tuple[float, float]], kind: str) -> Markup:
+        spots = [(across(x), min(max(up(y), frame.top), frame.bottom) if math.isfinite(y) else y) for x, y in run]
+        return tag("path", d=path(spots), class_=f"line {kind}")
+
+    charts = []
+    for name, runs in lines.items():
+        behind = joined(drawn(run, "behind") for other, others in lines.items() if other != name for run in others)
+        parts = [_grid(up, frame, 3), behind, *(drawn(run, "seed") for run in runs)]
+        parts += [_tip_points(run, across, up, frame, name, seed, metric) for seed, run in enumerate(runs)]
+        for tick in (0.0, last):
+            anchor = "start" if tick == 0 else "end"
+            parts.append(tag("text", words.count(tick), x=across(tick), y=137.0, text_anchor=anchor, class_="tick"))
+        parts.append(tag("text", "step", x=(frame.left + frame.right) / 2, y=137.0, text_anchor="middle", class_="axis-name"))
+        ends = [words.quality(run[-1][1], metric) for run in runs if run]
+        charts.append((name, svg(260, 142, joined(parts), f"{name}: validation {words.metric_name(metric)} by step, ending at {', '.join(ends)}")))
+    return charts
+
+
+def forecast_chart(example: dict[str, Any], models: Sequence[str]) -> Markup:
+    """What came before, what came then, and what was predicted, on one time axis."""
+    history = (example.get("series") or [[]])[0]
+    truth = _first_channel(example["truth"])
+    forecasts = {name: _first_channel(example["predictions"][name]) for name in models if name in example["predictions"]}
+    history = history[-3 * len(truth) :]
+    frame = Box(40, 8, 410, 150)
+    everything = [*history, *truth, *(value for values in forecasts.values() for value in values)]
+    up = fitted(everything, frame.bottom, frame.top)
+    across = Scale(0, max(len(history) + len(truth) - 1, 1), frame.left, frame.right)
+    begin = len(history)
+    parts = [_grid(up, frame, 3), tag("line", x1=across(begin - 0.5), x2=across(begin - 0.5), y1=frame.top, y2=frame.bottom, class_="reference")]
+    parts.append(tag("path", d=path((across(i), up(v)) for i, v in enumerate(history)), class_="line past"))
+    for kind, values in zip(("truth", "seed", "second"), (truth, *forecasts.values()), strict=False):
+        joint = [(across(begin - 1), up(history[-1]))] if history and kind == "truth" else []
+        parts.append(tag("path", d=path([*joint, *((across(begin + i), up(v)) for i, v in enumerate(values))]), class_=f"line {kind}"))
+    return svg(420, 158, joined(parts), "a forecast beside what came")
+
+
+def scatter_chart(truth: Sequence[float], predicted: Sequence[float], name: str) -> Markup:
+    """Predictions against truths with the line of equality; at most 400 points."""
+    step = max(1, math.ceil(len(truth) / 400))
+    pairs = [(t, p) for t, p in zip(truth[::step], predicted[::step], strict=True) if math.isfinite(t) and math.isfinite(p)]
+    frame = Box(46, 10, 290, 224)
+    ends = [value for pair in pairs for value in pair]
+    across, up = fitted(ends, frame.left, frame.right), fitted(ends, frame.bottom, frame.top)
+    parts = [_grid(up, frame, 4), _bottom_axis(across, frame, words.number)]
+    low, high = across.low, across.high
+    parts.append(tag("line", x1=across(low), y1=up(low), x2=across(high), y2=up(high), class_="reference"))
+    parts += [tag("circle", cx=across(t), cy=up(p), r=2.4, class_="dot") for t, p in pairs]
+    parts.append(tag("text", "truth", x=(frame.left + frame.right) / 2, y=258.0, text_anchor="middle", class_="axis-name"))
+    return svg(300, 264, joined(parts), f"predictions of {name} against the truth, {len(pairs)} test examples")
+
+
+def spark(channels: Sequence[Sequence[float]], label: str) -> Markup:
+    """A small series without axes."""
+    up = fitted([value for channel in channels for value in channel], 52, 4)
+    parts = []
+    for index, channel in enumerate(channels):
+        across = Scale(0, max(len(channel) - 1, 1), 3, 117)
+        parts.append(tag("path", d=path((across(i), up(v)) for i, v in enumerate(channel)), class_=f"line channel-{index}"))
+    return svg(120, 56, joined(parts), label, "spark")
+
+
+def _first_channel(values: Any) -> list[float]:
+    return [float(value[0]) if isinstance(value, (list, tuple)) else float(value) for value in values]
+
+
+def _point(x: float, y: float, kind: str, baseline: bool) -> Markup:
+    if baseline:
+        return tag("path", d=f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z", class_=f"point hollow {kind}")
+    return tag("circle", cx=x, cy=y, r=4.2, class_=f"point {kind}")
+
+
+def _tip_points(run: list[tuple[float, float]], across: Scale, up: Scale, frame: Box, name: str, seed: int, metric: str) -> Markup:
+    """Invisible, wide points that answer a pointer."""
+    spots = []
+    for x, y in run:
+        if math.isfinite(y):
+            tip = f"{name}, seed {seed}, step {x:g}: {words.quality(y, metric)}"
+            height = min(max(up(y), frame.top), frame.bottom)
+            spots.append(tag("circle", cx=across(x), cy=height, r=5.0, class_="touch", data_tip=tip))
+    return joined(spots)
+
+
+def _grid(up: Scale, frame: Box, wanted: int = 5) -> Markup:
+    parts = []
+    for tick in up.ticks(wanted):
+        y = up(tick)
+        parts.append(tag("line", x1=frame.left, x2=frame.right, y1=y, y2=y, class_="grid"))
+        parts.append(tag("text", _axis_number(tick), x=frame.left - 6, y=y + 4, text_anchor="end", class_="tick"))
+    return joined(parts)
+
+
+def _bottom_axis(across: Scale, frame: Box, show: Callable[[float], str]) -> Markup:
+    parts = [tag("line", x1=frame.left, x2=frame.right, y1=frame.bottom, y2=frame.bottom, class_="axis")]
+    for tick in across.ticks(4):
+        x = across(tick)
+        parts.append(tag("line", x1=x, x2=x, y1=frame.bottom, y2=frame.bottom + 4, class_="axis"))
+        parts.append(tag("text", show(tick), x=x, y=frame.bottom + 17, text_anchor="middle", class_="tick"))
+    return joined(parts)
+
+
+def _axis_number(value: float) -> str:
+    return f"{value:.4g}".replace("-", "\u2212")
