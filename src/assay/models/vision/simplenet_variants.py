@@ -27,13 +27,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def simplenet(name: str, num_classes: int | None = None, in_channels: int = 3, original: bool = False, **options: Any) -> SimpleNet:
+def simplenet(
+    name: str, num_classes: int | None = None, in_channels: int | None = None, original: bool = False, **options: Any
+) -> SimpleNet:
     """A network of `VARIANTS` by name.
 
     Args:
         name: a key of `VARIANTS`.
         num_classes: by default 10 for the CIFAR networks and the tiny one, 1000 for the ImageNet ones.
-        in_channels: channels of the pictures.
+        in_channels: channels of the pictures, by default 3, for the tiny network 1.
         original: the first (Caffe) form; for ``simplenet_cifar_460k`` it also has the three kernels that the port swapped.
         options: further arguments of `SimpleNet`.
 
@@ -46,7 +48,8 @@ def simplenet(name: str, num_classes: int | None = None, in_channels: int = 3, o
     if original and name == "simplenet_cifar_460k":
         settings["stages"] = "cifar-460k-original"
     classes = num_classes or (1000 if name.startswith("simplenetv1") else 10)
-    return SimpleNet(classes, in_channels, original=original, **settings)
+    channels = in_channels or (1 if name == "simplenet_tiny" else 3)
+    return SimpleNet(classes, channels, original=original, **settings)
 
 
 def simplenet_cifar_310k(num_classes: int = 10, in_channels: int = 3, original: bool = False, **options: Any) -> SimpleNet:
