@@ -247,13 +247,12 @@ def _load_data(path: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, ValueError) as error:
         reason = "it holds more than the plain tensors of one graph, or is damaged; save it with torch.save(data, path)"
         raise refuse_graph("broken-graph", path=path, what="a torch_geometric Data", reason=reason) from error
-    if isinstance(found, (tuple, list)) and found:  # what processed data sets of torch_geometric store: (data, slices, …)
-        found = found[0]
-    if hasattr(found, "to_dict"):
-        found = {key: value for key, value in found.to_dict().items() if value is not None}
-    if not isinstance(found, dict):
-        raise refuse_graph("broken-graph", path=path, what="a graph", reason=f"it holds a {type(found).__name__}")
-    return found
+    # What processed data sets of torch_geometric store begins with the data: (data, slices, …).
+    first: Any = found[0] if isinstance(found, (tuple, list)) and found else found
+    stored = first.to_dict() if isinstance(first, data.Data) else first
+    if not isinstance(stored, dict):
+        raise refuse_graph("broken-graph", path=path, what="a graph", reason=f"it holds a {type(stored).__name__}")
+    return {str(key): value for key, value in stored.items() if value is not None}
 
 
 def _check_ends(edges: Tensor, count: int, path: Path) -> None:

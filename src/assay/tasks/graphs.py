@@ -101,6 +101,32 @@ def edge_homophily(edges: Tensor, label: Tensor) -> float | None:
     return float((one == other)[known].float().mean()) if bool(known.any()) else None
 
 
+def few_labels(label: np.ndarray, training: int, validation: int, seed: int) -> dict[SplitName, Tensor]:
+    """The usual division of citation graphs: so many training and validation nodes of every class, all others test.
+
+    Args:
+        label: (nodes,) class numbers.
+        training: training nodes a class.
+        validation: validation nodes a class.
+        seed: of the choice. With the same seed, fewer training nodes are a subset of more, and validation and test start from the
+            same shuffle.
+
+    Raises:
+        ValueError: a class has too few nodes to leave one for the test.
+    """
+    generator = np.random.default_rng(seed)
+    parts: dict[SplitName, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
+    for index in range(int(label.max()) + 1):
+        members = generator.permutation(np.flatnonzero(label == index))
+        if len(members) <= training + validation:
+            raise ValueError(f"class {index} has {len(members)} nodes, too few for {training} training and {validation} validation nodes")
+        # Validation first: it stays the same when the number of training nodes changes.
+        parts["validation"].append(members[:validation])
+        parts["train"].append(members[validation : validation + training])
+        parts["test"].append(members[validation + training :])
+    return {split: torch.from_numpy(np.sort(np.concatenate(chosen))) for split, chosen in parts.items()}
+
+
 # ------------------------------------------------------------------------------------------------ openers
 
 
