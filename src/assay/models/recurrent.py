@@ -73,6 +73,12 @@ class RecurrentClassifier(nn.Module):
         else:
             self.readout = _narrowed_linear(self.readout, index)
 
+    def outgoing_weights(self, layer: int) -> Tensor:
+        """Every weight that reads a layer's units, masked ones as zeros: (readers, units); own layer first, then what comes after."""
+        cell = self._cell(layer)
+        after = self._cell(layer + 1).effective_weights()[0] if layer + 1 < len(self.layers) else self.readout.weight
+        return torch.cat([cell.effective_weights()[1], after]).detach()
+
     def _cell(self, layer: int) -> MaskedRecurrentCell:
         cell = self.layers[layer]
         assert isinstance(cell, MaskedRecurrentCell)  # the only kind put in
