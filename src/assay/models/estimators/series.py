@@ -31,6 +31,10 @@ class MiniRocket(FittedEstimator):
 
     name = "minirocket"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._transform: tuple[Any, Any] | None = None  # rebuilt from ``fitted`` on first use
+
     def accepts(self, signature: Signature) -> str | None:
         """Series to one class."""
         if not isinstance(signature.input, Series):
@@ -48,9 +52,13 @@ class MiniRocket(FittedEstimator):
             ridge = RidgeClassifierCV(alphas=np.logspace(-3, 3, 10)).fit(scaler.transform(np.asarray(raw)), y)
         seen = np.asarray(ridge.classes_)
         fitted: dict[str, Any] = {f"transform_{index}": part for index, part in enumerate(transform.parameters)}
-        fitted |= {"metadata": {key: _plain(value) for key, value in transform.metadata_.items()}, "seen": seen}
-        weights = np.asarray(ridge.coef_) / np.asarray(scaler.scale_)
-        fitted |= {"weights": weights, "bias": np.asarray(ridge.intercept_) - weights @ np.asarray(scaler.mean_), "scale": 1.0}
+        weights = np.atleast_2d(ridge.coef_) / np.asarray(scaler.scale_)
+        fitted |= {
+            "weights": weights,
+            "bias": np.atleast_1d(ridge.intercept_) - weights @ np.asarray(scaler.mean_),
+            "scale": 1.0,
+            "seen": seen,
+        }
         self.signature, self.fitted = task.signature, fitted
         logits = self.predict(validation)
         return fitted | {"scale": temperature(logits, truth)}
@@ -58,12 +66,18 @@ class MiniRocket(FittedEstimator):
     def predict(self, batch: Batch) -> NDArray[Any]:
         """Logits (batch, classes)."""
         assert self.signature is not None  # __call__ has checked it
-        transform = _transform_class()(n_kernels=KERNELS)
-        transform.parameters = tuple(self.fitted[f"transform_{index}"] for index in range(len(self.fitted) - 5))
-        transform.metadata_, transform.is_fitted = self.fitted["metadata"], True
-        scores = np.asarray(transform.transform(equal_lengths(batch))) @ self.fitted["weights"].T + self.fitted["bias"]
+        x = equal_lengths(batch)
+        if self._transform is None or self._transform[0] is not self.fitted["weights"]:
+            self._transform = self.fitted["weights"], self._rebuilt(x[:1])
+        scores = np.asarray(self._transform[1].transform(x)) @ self.fitted["weights"].T + self.fitted["bias"]
         decision = two_sided(scores[:, 0] * 2) if scores.shape[1] == 1 else scores
         return spread(self.fitted["scale"] * decision, self.fitted["seen"], self.signature.output.size)
+
+    def _rebuilt(self, example: NDArray[Any]) -> Any:
+        """The fitted transform: fitted to any one series for its shapes, then given the biases that were learned."""
+        transform = _transform_class()(n_kernels=KERNELS).fit(np.repeat(example, 2, axis=0))
+        transform.parameters = tuple(self.fitted[f"transform_{index}"] for index in range(len(transform.parameters)))
+        return transform
 
 
 def _transform_class() -> Any:
@@ -71,10 +85,6 @@ def _transform_class() -> Any:
     from aeon.transformations.collection.convolution_based import MiniRocket as Transform
 
     return Transform
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def equal_lengths(batch: Batch) -> NDArray[Any]:

@@ -30,7 +30,7 @@ class Majority(FittedEstimator):
         batch = gather(task, "train")
         target = array(batch["target"])
         if isinstance(task.signature.output, Values):
-            return {"answer": target[_real(batch, target)].mean(0)}
+            return {"answer": _mean(target, _real(batch, target), axes=2 if task.signature.per_position else 1)}
         if task.signature.multi_label:
             share = (target.sum(0) + 0.5) / (len(target) + 1)
             return {"answer": np.log(share / (1 - share))}
@@ -96,6 +96,13 @@ class PositionMajority(FittedEstimator):
             decision = two_sided(scores[:, 0]) if scores.shape[1] == 1 else scores
             logits = spread(decision, self.fitted["seen"], self.signature.output.size)
         return logits.reshape(*series.shape[:2], -1)
+
+
+def _mean(target: NDArray[Any], real: NDArray[Any], axes: int) -> NDArray[Any]:
+    """Mean over the leading axes of the values that count; 0 where none does."""
+    weight = np.broadcast_to(real.reshape(real.shape + (1,) * (target.ndim - real.ndim)), target.shape)
+    leading = tuple(range(axes))
+    return np.where(weight, target, 0.0).sum(leading) / np.maximum(weight.sum(leading), 1)
 
 
 def _real(batch: Batch, target: NDArray[Any]) -> NDArray[Any]:
