@@ -1,0 +1,391 @@
+"""`compare`: models × methods × seeds × axes on one task, under one budget, to results, a leaderboard and a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assay import tasks
+from assay.bench import files, results
+from assay.bench.budget import DEFAULT_STEPS, Budget
+from assay.bench.executors import Event, Executor, InProcess, Workers
+from assay.bench.jobs import Jobs
+from assay.bench.live import View
+from assay.bench.measuring import measured
+from assay.bench.plan import PLAIN, STUDY_SETTINGS, Plan, absolute, source_of
+from assay.bench.selection import divided, networks_for
+from assay.bench.statistics import Comparison, Verdict
+from assay.contracts import Task
+from assay.errors import UserError
+from assay.models.estimators import baselines_for
+
+if TYPE_CHECKING:
+    import pandas
+
+RATES = (1e-3, 3e-3, 1e-2)
+_DEFAULTS: dict[str, Any] = {
+    "models": "auto",
+    "methods": (),
+    "axis": {},
+    "parameters": 200_000,
+    "seeds": 3,
+    "batch_size": 32,
+    "rates": RATES,
+}
+
+
+class Study:
+    """A study's folder, read.
+
+    Args:
+        folder: where it lies.
+
+    Raises:
+        UserError: the folder holds no results.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.rows = results.read_rows(self.folder)
+        if not self.rows:
+            raise UserError(f"{self.folder} holds no finished run: name the folder of a study, or go on with it by --resume.")
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """Test scores of all finished runs."""
+        return results.load_comparison(self.folder, self.rows)
+
+    @cached_property
+    def leaderboard(self) -> pandas.DataFrame:
+        """One line a configuration, best first."""
+        return results.leaderboard(self.rows, self.comparison)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """What to use, in one sentence with its facts."""
+        return results.study_verdict(self.rows, self.comparison)
+
+    @property
+    def report(self) -> Path:
+        """The report's page."""
+        return self.folder / "report.html"
+
+    def best(self, baseline: bool | None = None) -> Path | None:
+        """The run's folder of the leaderboard's first model, its seed that is best on validation.
+
+        Args:
+            baseline: True for the first baseline, False for the first network, None for whichever is first.
+
+        Returns:
+            The folder, or None where no such run finished.
+        """
+        done = [row for row in self.rows if row["status"] == "done" and baseline in (None, bool(row["baseline"]))]
+        if not done:
+            return None
+        sign = 1 if done[0]["direction"] == "max" else -1
+        best = max(done, key=lambda row: (sign * self.comparison.mean(results.configuration_key(row)), sign * row["validation"]))
+        return self.folder / "runs" / best["run"]
+
+
+def compare(
+    data: str | Path | Task | None = None,
+    *,
+    models: str | Sequence[str] = "auto",
+    methods: Sequence[str] = (),
+    axis: Mapping[str, Sequence[Any]] | None = None,
+    parameters: int = 200_000,
+    steps: int | None = None,
+    seconds: float | None = None,
+    flops: float | None = None,
+    seeds: int | Sequence[int] = 3,
+    batch_size: int = 32,
+    rates: Sequence[float] = RATES,
+    threads: int | None = None,
+    workers: int = 1,
+    ray: str | None = None,
+    output: str | Path | None = None,
+    resume: bool = False,
+    live: bool = True,
+    **opening: Any,
+) -> Study:
+    """Compare models on some data under one equal budget.
+
+    Every network has the same number of parameters, the same budget and the same batches; the same learning rates are tried for each
+    on the first seed with a third of the budget and chosen on validation; the test split is used once a run. Classical baselines stand
+    beside the networks.
+
+    Args:
+        data: a file or folder, the name of built-in data, or a task made in Python; nothing: the digits.
+        models: networks, mixers, baselines or ``file.py:Class``; ``auto`` picks a few for this kind of data. Baselines are added unless
+            the list names some.
+        methods: training methods to compare, each joined by ``+`` where several work together; ``none`` is plain training.
+        axis: values by name, every combination of which is run; see `assay.bench.plan.STUDY_SETTINGS`.
+        parameters: budget of trainable parameters a network.
+        steps: budget of optimiser steps a run (600 where no budget is given).
+        seconds: budget of training seconds a run.
+        flops: budget of floating-point operations a run.
+        seeds: number of runs a configuration, or the seeds themselves.
+        batch_size: examples a step.
+        rates: learning rates to try; a single one is used without a search.
+        threads: of every run; by default this machine's processors divided by the workers.
+        workers: processes on this machine.
+        ray: address of a Ray cluster to run on instead.
+        output: the study's folder; by default a new one below ``assay-results``.
+        resume: go on with the study in ``output``; options left at their defaults are taken from it.
+        live: show progress.
+        opening: how the data are opened: task, target, group, time, horizon, tokenizer.
+
+    Returns:
+        The study: ``.leaderboard``, ``.rows``, ``.verdict``, ``.report``, ``.folder``.
+
+    Raises:
+        UserError: unusable data or options, or the folder is in use, or holds another study.
+    """
+    given = {"models": models, "methods": methods, "axis": axis or {}, "parameters": parameters, "seeds": seeds}
+    given |= {"batch_size": batch_size, "rates": rates, "budget": Budget.of(steps, seconds, flops), "threads": threads, "opening": opening}
+    folder = _existing_folder(output, data, resume)
+    known = _known_plan(folder) if folder is not None and resume else None
+    name, opening, task = _open(data, opening, known)
+    plan = _plan(name, opening, task, given, known, workers)
+    folder = folder or _new_folder(task)
+    folder.mkdir(parents=True, exist_ok=True)
+    view = View(live, {c.key: c.label for c in plan.configurations()}, task.metric)
+    with files.locked(folder):
+        if known is None:
+            files.write_text(folder / "study.toml", plan.to_toml())
+        view.say(f"{task.name}: {task.description}" if task.description else task.name)
+        for note in task.notes:
+            view.say(f"  {note}")
+        _train_all(plan, task, folder, view, lambda on_event: _executor(plan, task, data, folder, workers, ray, on_event))
+        return _conclude(plan, task, folder, view)
+
+
+# ------------------------------------------------------------------------------------------------ what is asked
+
+
+def _existing_folder(output: str | Path | None, data: Any, resume: bool) -> Path | None:
+    """The folder that was named, if it may be used; None when a new one is to be found."""
+    if output is None:
+        if resume:
+            raise UserError("--resume needs --output: name the folder of the study to go on with.")
+        return None
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: name a folder with --output.")
+    if not resume and (folder / "study.toml").exists():
+        raise UserError(f"{folder} already holds a study: add --resume to go on with it, or choose another --output.")
+    if (
+        folder.is_dir()
+        and not (folder / "study.toml").exists()
+        and any(not path.name.endswith((".lock", ".partial")) for path in folder.iterdir())
+    ):
+        raise UserError(f"{folder} is not empty and holds no study: choose another --output.")
+    return folder
+
+
+def _new_folder(task: Task) -> Path:
+    base = Path("assay-results") / "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in task.name)
+    number, folder = 1, base
+    while folder.exists():
+        number += 1
+        folder = base.with_name(f"{base.name}-{number}")
+    return folder
+
+
+def _known_plan(folder: Path) -> Plan | None:
+    path = folder / "study.toml"
+    return Plan.from_toml(path.read_text(encoding="utf-8"), path) if path.exists() else None
+
+
+def _open(data: Any, opening: dict[str, Any], known: Plan | None) -> tuple[str, dict[str, Any], Task]:
+    if data is not None and not isinstance(data, (str, Path)):
+        return f"python:{data.name}", {}, data
+    opening = {name: value for name, value in opening.items() if value is not None} or (known.opening if known else {})
+    name = str(data) if data is not None else (known.data if known else "digits")
+    if name.startswith("python:"):
+        raise UserError("This study's task was made in Python: hand the same task to assay.compare to go on.")
+    if Path(name).exists():
+        name = str(Path(name).resolve())
+    return name, opening, tasks.open(name, **opening)
+
+
+def _plan(name: str, opening: dict[str, Any], task: Task, given: dict[str, Any], known: Plan | None, workers: int) -> Plan:
+    if known is not None:
+        _agree(known, name, opening, task, given)
+        return known
+    networks, baselines = _chosen_models(given["models"], task)
+    methods = _chosen_methods(given["methods"])
+    axis = {key: tuple(values) for key, values in given["axis"].items()}
+    sources = dict(filter(None, map(source_of, (*networks, *(part for text in methods for part in text.split("+"))))))
+    plan = Plan(
+        data=name,
+        recognised=task.description,
+        models=tuple(networks),
+        baselines=tuple(baselines),
+        budget=given["budget"] or Budget("steps", DEFAULT_STEPS),
+        parameters=_positive("parameters", given["parameters"]),
+        seeds=_chosen_seeds(given["seeds"]),
+        batch_size=_positive("batch_size", given["batch_size"]),
+        rates=_chosen_rates(given["rates"]),
+        threads=given["threads"] or max(1, (os.cpu_count() or 1) // max(1, workers)),
+        opening=opening,
+        methods=methods,
+        axis=axis,
+        sources=sources,
+    )
+    _check_axis(plan)
+    return plan
+
+
+def _agree(known: Plan, name: str, opening: dict[str, Any], task: Task, given: dict[str, Any]) -> None:
+    """What is given anew must be what the study was asked before."""
+    now: dict[str, Any] = {"data": name, "opening": opening, "recognised": task.description}
+    if given["models"] != _DEFAULTS["models"]:
+        networks, baselines = _chosen_models(given["models"], task)
+        now |= {"models": tuple(networks), "baselines": tuple(baselines)}
+    if given["methods"]:
+        now["methods"] = _chosen_methods(given["methods"])
+    if given["axis"]:
+        now["axis"] = {key: tuple(values) for key, values in given["axis"].items()}
+    if given["seeds"] != _DEFAULTS["seeds"]:
+        now["seeds"] = _chosen_seeds(given["seeds"])
+    if tuple(given["rates"]) != RATES:
+        now["rates"] = _chosen_rates(given["rates"])
+    now |= {key: given[key] for key in ("parameters", "batch_size") if given[key] != _DEFAULTS[key]}
+    now |= {key: given[key] for key in ("budget", "threads") if given[key] is not None}
+    now["sources"] = {path: (source_of(f"{path}:_") or ("", ""))[1] for path in known.sources}
+    clause = known.disagreement(now)
+    if clause is not None:
+        raise UserError(f"The study cannot go on: {clause}; leave the option away, or choose another --output.")
+
+
+def _chosen_models(wanted: str | Sequence[str], task: Task) -> tuple[list[str], list[str]]:
+    names = [wanted] if isinstance(wanted, str) else list(wanted)
+    if names == ["auto"]:
+        return networks_for(task.signature), baselines_for(task.signature)
+    if not names:
+        raise UserError("--models names no model: give names separated by commas, or auto.")
+    networks, baselines = divided([absolute(name) for name in names], task.signature)
+    return networks, baselines or baselines_for(task.signature)
+
+
+def _chosen_methods(wanted: Sequence[str]) -> tuple[str, ...]:
+    from assay.training.methods import make_method
+
+    texts = ["+".join(absolute(part) for part in text.split("+")) for text in wanted]
+    for text in texts:
+        for part in text.split("+") if text != PLAIN else ():
+            make_method(part)  # says now what would fail later
+    return tuple(dict.fromkeys(texts)) or (PLAIN,)
+
+
+def _chosen_seeds(wanted: int | Sequence[int]) -> tuple[int, ...]:
+    seeds = tuple(range(wanted)) if isinstance(wanted, int) else tuple(dict.fromkeys(wanted))
+    if not seeds:
+        raise UserError(f"--seeds must be at least 1, got {wanted}.")
+    return seeds
+
+
+def _chosen_rates(wanted: Sequence[float]) -> tuple[float, ...]:
+    rates = tuple(sorted({float(rate) for rate in wanted}))
+    if not rates or not all(0 < rate < float("inf") for rate in rates):
+        raise UserError(f"Learning rates must be positive numbers, got {list(wanted)}.")
+    return rates
+
+
+def _positive(name: str, value: int) -> int:
+    if not value >= 1:
+        raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+    return int(value)
+
+
+def _check_axis(plan: Plan) -> None:
+    for name, values in plan.axis.items():
+        if not values:
+            raise UserError(f"The axis {name} has no values.")
+        if name in STUDY_SETTINGS and not all(isinstance(value, (int, float)) and value > 0 for value in values):
+            raise UserError(f"The axis {name} needs positive numbers, got {', '.join(map(str, values))}.")
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+def _executor(
+    plan: Plan, task: Task, data: Any, folder: Path, workers: int, ray: str | None, on_event: Callable[[Event], None]
+) -> Executor:
+    if ray is not None:
+        from assay.bench.cluster import RayExecutor
+
+        return RayExecutor(ray, plan.threads, folder, task)
+    if workers == 0 or plan.data.startswith("python:"):
+        if workers > 1:
+            raise UserError("A task made in Python runs in this process: leave workers away, or give a path or a built-in name.")
+        return InProcess(task, folder, on_event)
+    opening = {"data": plan.data, "opening": plan.opening, "folder": str(folder.resolve())}
+    return Workers(workers, plan.threads, opening, task)
+
+
+def _train_all(plan: Plan, task: Task, folder: Path, view: View, make_executor: Callable[[Callable[[Event], None]], Executor]) -> None:
+    """Do every job that is not done yet; the driver alone writes ``results.jsonl``."""
+    jobs = Jobs(plan, folder, task.direction)
+    if not jobs.left():
+        return
+    view.begin(jobs.left(), [jobs.keys[row["run"]] for row in jobs.rows])
+
+    def heard(event: Event) -> None:
+        key = jobs.key(event.job)
+        if event.progress is not None:
+            view.progress(key, event.progress)
+        if event.result is not None:
+            jobs.finish(event.job, event.result)
+            view.finished(key, event.job, event.result)
+
+    executor = make_executor(heard)
+    try:
+        running = 0
+        while running or jobs.ready:
+            while executor.free() and jobs.ready:
+                executor.start(jobs.ready.pop(0))
+                running += 1
+            for event in executor.wait(1.0):
+                running -= event.result is not None
+                heard(event)
+    except KeyboardInterrupt:
+        view.end()
+        view.say(f"Stopped. What is finished is kept: go on with `assay compare --resume --output {folder}`.")
+        raise
+    finally:
+        view.end()
+        executor.close()
+
+
+# ------------------------------------------------------------------------------------------------ measures, leaderboard, report
+
+
+def _conclude(plan: Plan, task: Task, folder: Path, view: View) -> Study:
+    """Measure the costs, one model at a time; write the leaderboard, the report's samples and the report."""
+    from assay.bench.report import write_report, write_samples
+
+    order = {plan.run_name(configuration, seed): index for index, (configuration, seed) in enumerate(plan.runs())}
+    rows = sorted(results.read_rows(folder), key=lambda row: order[row["run"]])
+    grouped = results.by_configuration(rows)
+    if any(row["status"] == "done" for row in rows):
+        view.say("Measuring latency and memory, one model at a time.")
+    for group in grouped.values():
+        first = next((row for row in group if row["status"] == "done"), None)
+        if first is not None:
+            values = measured(folder / "runs" / first["run"], task, plan.batch_size, plan.threads)
+            for row in group:
+                row.update({name: values.get(name) for name in results.MEASURED_LAST if row["status"] == "done"})
+    results.rewrite_rows(folder, rows)
+    study = Study(folder)
+    files.write_text(folder / "leaderboard.csv", study.leaderboard.to_csv(index=False))
+    write_samples(folder, task)
+    write_report(folder)
+    view.leaderboard(study.leaderboard)
+    view.say(study.verdict.sentence)
+    view.say(f"Report: {study.report}")
+    return study
