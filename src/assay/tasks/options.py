@@ -1,0 +1,48 @@
+"""What a person asked for when opening data, handed from opener to opener."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Options:
+    """The arguments of `assay.tasks.open`, and what was found on the way.
+
+    Args:
+        path: the file or folder (or the name of a hub data set), as the person wrote it.
+        task, target, group, time, horizon, tokenizer, seed: as in `assay.tasks.open`.
+        encoding: of an earlier task; then all examples are test examples, read the same way.
+        maximum_size: longest side of pictures.
+        maximum_length: longest text, in bytes or tokens.
+        given: 0/1/2 per row, where the files are already divided.
+        notes: what was said so far.
+    """
+
+    path: Path
+    task: str | None = None
+    target: str | None = None
+    group: str | None = None
+    time: str | None = None
+    horizon: int | None = None
+    tokenizer: str | None = None
+    seed: int = 0
+    encoding: dict[str, Any] | None = None
+    maximum_size: int = 64
+    maximum_length: int = 512
+    given: np.ndarray | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Short name of the task: the file's or folder's own."""
+        return Path(self.path).stem or Path(self.path).resolve().name
+
+    def series_arguments(self) -> dict[str, Any]:
+        """What the openers of series and graphs take by name."""
+        names = ("path", "target", "group", "time", "horizon", "seed", "encoding")
+        return {name: getattr(self, name) for name in names}
