@@ -34,7 +34,7 @@ class _PrefixMixer(StreamingMixer):
             raise ValueError(f"state_dtype must be torch.float32 or torch.float64, got {state_dtype}")
         self.width, self.bias, self.dropout, self.queries, self.decay, self.state_dtype = width, bias, dropout, queries, decay, state_dtype
         self.value_projection = nn.Linear(width, width, bias)
-        self.output_projection = nn.Linear(queries * width, width, bias)
+        self.output_projection: nn.Linear  # made by the subclass, last: edits find a mixer's last map by its place
 
     def scores(self, x: Tensor) -> Tensor:
         """Scores (batch, heads · queries, length) of inputs (batch, length, width)."""
@@ -127,6 +127,7 @@ class Aaren(_PrefixMixer):
         self.query = nn.Parameter(0.02 * torch.randn(queries, width))
         self.query_projection = nn.Linear(width, width, bias)
         self.key_projection = nn.Linear(width, width, bias)
+        self.output_projection = nn.Linear(queries * width, width, bias)
 
     def scores(self, x: Tensor) -> Tensor:
         """``(W_kᵀ q) · x_t + b_k · q``, over √(width / heads)."""
@@ -170,6 +171,7 @@ class FoldedAaren(_PrefixMixer):
     ) -> None:
         super().__init__(width, heads, bias, dropout, queries, decay, state_dtype)
         self.score_weight = nn.Parameter(torch.randn(self.heads * queries, width) / width)
+        self.output_projection = nn.Linear(queries * width, width, bias)
 
     def scores(self, x: Tensor) -> Tensor:
         """``A x_t``."""

@@ -38,7 +38,8 @@ class _Reference(StreamingMixer):
         _check_input(x, self.width)
         if x.shape[1] == 0:
             return x
-        if mask is None or _padded_right(mask):  # padding after the end changes nothing before it
+        # Padding after the end changes nothing before it. A graph for export cannot look at its mask and takes it to be such padding.
+        if mask is None or torch.compiler.is_exporting() or _padded_right(mask):
             return self.recurrence(x)[0]
         return self.scan(x, self.initial_state(len(x)), mask)[0]
 
