@@ -86,6 +86,20 @@ def test_counting_leaves_the_module_and_the_random_state_alone():
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_counting_works_inside_inference_mode_with_parameters_as_inputs():
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.map = nn.Parameter(torch.ones(3)), nn.Linear(3, 3)
+
+        def forward(self, x):
+            return x @ self.map(self.query)
+
+    model = Part()
+    with torch.inference_mode():
+        assert measure.count_flops(model, torch.zeros(1, 3)) > 0
+
+
 def test_parameters_and_bytes_count_shared_tensors_once():
     layer = nn.Linear(10, 10, bias=False)
     tied = nn.Sequential(layer, layer, nn.BatchNorm1d(10))

@@ -78,6 +78,7 @@ def count_flops(function: Callable[..., Any], *args: Any) -> int:
         stack.enter_context(torch.random.fork_rng(enabled=True))
         if isinstance(function, nn.Module):
             stack.enter_context(_evaluating(function))
+        stack.enter_context(torch.inference_mode(False))  # the counter's own hooks fail inside it
         stack.enter_context(torch.no_grad())
         corrections = stack.enter_context(_module_formulas_over(counter))
         stack.enter_context(counter)

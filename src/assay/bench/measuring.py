@@ -60,7 +60,7 @@ def measured(run: Path, task: Task, batch_size: int, threads: int) -> dict[str, 
 def measure_run(run: Path) -> dict[str, Any]:
     """Measure in the current process."""
     one, many = _batches(run / "batches.safetensors")
-    with torch.inference_mode():
+    with torch.no_grad():
         torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # the numerical libraries' own buffers are not the model's
         load = _loader(run)
         before = measure.resident_bytes()

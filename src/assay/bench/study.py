@@ -367,25 +367,37 @@ def _train_all(plan: Plan, task: Task, folder: Path, view: View, make_executor: 
 
 def _conclude(plan: Plan, task: Task, folder: Path, view: View) -> Study:
     """Measure the costs, one model at a time; write the leaderboard, the report's samples and the report."""
-    from assay.bench.report import write_report, write_samples
+    from assay.bench.report import collect, write_report
 
     order = {plan.run_name(configuration, seed): index for index, (configuration, seed) in enumerate(plan.runs())}
     rows = sorted(results.read_rows(folder), key=lambda row: order[row["run"]])
-    grouped = results.by_configuration(rows)
     if any(row["status"] == "done" for row in rows):
         view.say("Measuring latency and memory, one model at a time.")
-    for group in grouped.values():
-        first = next((row for row in group if row["status"] == "done"), None)
-        if first is not None:
-            values = measured(folder / "runs" / first["run"], task, plan.batch_size, plan.threads)
-            for row in group:
-                row.update({name: values.get(name) for name in results.MEASURED_LAST if row["status"] == "done"})
+    measures: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        key = results.configuration_key(row)
+        if row["status"] != "done":
+            continue
+        if key not in measures:
+            measures[key] = measured(folder / "runs" / row["run"], task, plan.batch_size, plan.threads)
+        for name in results.MEASURED_LAST:
+            row[name] = measures[key].get(name)
     results.rewrite_rows(folder, rows)
     study = Study(folder)
     files.write_text(folder / "leaderboard.csv", study.leaderboard.to_csv(index=False))
-    write_samples(folder, task)
+    files.write_json(folder / "samples.json", collect(task, _shown(study)))
     write_report(folder)
     view.leaderboard(study.leaderboard)
     view.say(study.verdict.sentence)
     view.say(f"Report: {study.report}")
     return study
+
+
+def _shown(study: Study) -> dict[str, Evaluation]:
+    """The test evaluations whose predictions the report shows: of the best network and the best baseline."""
+    shown = {}
+    for run in filter(None, (study.best(baseline=False), study.best(baseline=True))):
+        row = next(row for row in study.rows if row["run"] == run.name)
+        with np.load(run / "scores.npz", allow_pickle=False) as arrays:
+            shown[results.label_of(row)] = Evaluation(row["metrics"], arrays["scores"], arrays["predictions"], arrays.get("groups"))
+    return shown
