@@ -11,8 +11,8 @@ from sklearn.datasets import load_digits
 
 from assay.bench.budget import Budget
 from assay.bench.plan import Plan
-from assay.bench.report import write_report, write_samples
-from assay.contracts import Class, Image, Series, Signature, Table, Tokens, Values
+from assay.bench.report import collect, write_report
+from assay.contracts import Class, Evaluation, Image, Series, Signature, Table, Tokens, Values
 from assay.tasks.base import ArrayTask
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -60,7 +60,8 @@ def text_task() -> ArrayTask:
     sentences = [f"the {word} number {index} sat on a mat <b>& stayed</b>" for index in range(30) for word in ("cat", "dog")]
     tokens = torch.tensor([[*sentence.encode(), *[0] * (60 - len(sentence))] for sentence in sentences])
     target = torch.arange(60) % 2
-    return _thirds("pets", Signature(Tokens(256, 60), Class(2)), {"tokens": tokens, "mask": tokens > 0, "target": target}, {"labels": ["cat", "dog"]})
+    tensors = {"tokens": tokens, "mask": tokens > 0, "target": target}
+    return _thirds("pets", Signature(Tokens(256, 60), Class(2)), tensors, {"labels": ["cat", "dog"]})
 
 
 def values_task() -> ArrayTask:
@@ -71,11 +72,14 @@ def values_task() -> ArrayTask:
 
 def _thirds(name: str, signature: Signature, tensors: dict[str, torch.Tensor], encoding: dict) -> ArrayTask:
     count = len(tensors["target"]) // 3
-    splits = {split: {key: value[i * count : (i + 1) * count] for key, value in tensors.items()} for i, split in enumerate(("train", "validation", "test"))}
+    parts = {split: slice(i * count, (i + 1) * count) for i, split in enumerate(("train", "validation", "test"))}
+    splits = {split: {key: value[part] for key, value in tensors.items()} for split, part in parts.items()}
     return ArrayTask(name, signature, splits, description=f"{3 * count} examples of {name}", encoding=encoding)
 
 
-def make_study(folder: Path, task: ArrayTask, models: dict[str, float] = QUALITY, *, failing: bool = True, methods: tuple[str, ...] = ()) -> Path:
+def make_study(
+    folder: Path, task: ArrayTask, models: dict[str, float] = QUALITY, *, failing: bool = True, methods: tuple[str, ...] = ()
+) -> Path:
     """Write a study's folder with invented predictions of the given quality (share right, or explained part), and its report."""
     folder.mkdir(parents=True, exist_ok=True)
     baselines = [name for name in models if name in ("svm", "majority")]
@@ -89,11 +93,27 @@ def make_study(folder: Path, task: ArrayTask, models: dict[str, float] = QUALITY
     if failing:
         rows[2] |= {"status": "diverged", "value": None, "error": "The loss was not finite at step 60 (learning rate 0.01)."}
         broken = f"RuntimeError: {HOSTILE} expected 2 but got 3"
-        rows += [rows[0] | {"run": f"broken-{seed}", "model": "mine.py:Broken", "seed": seed, "status": "failed", "value": None, "error": broken} for seed in (0, 1)]
+        rows += [
+            rows[0] | {"run": f"broken-{seed}", "model": "mine.py:Broken", "seed": seed, "status": "failed", "value": None, "error": broken}
+            for seed in (0, 1)
+        ]
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    write_samples(folder, task)
+    shown = sorted(networks, key=lambda name: -models[name])[:1] + baselines[:1]
+    (folder / "samples.json").write_text(
+        json.dumps(collect(task, {_shown_name(name, methods): _evaluation(folder, rows, name) for name in shown}))
+    )
     write_report(folder)
     return folder
+
+
+def _shown_name(name: str, methods: tuple[str, ...]) -> str:
+    return " + ".join([name, *methods])
+
+
+def _evaluation(folder: Path, rows: list[dict], name: str) -> Evaluation:
+    run = next(row["run"] for row in rows if row["model"] == name)
+    with np.load(folder / "runs" / run / "scores.npz") as arrays:
+        return Evaluation({}, arrays["scores"], arrays["predictions"])
 
 
 def _run(folder: Path, task: ArrayTask, model: str, quality: float, seed: int, baseline: bool, methods: tuple[str, ...]) -> dict:
@@ -120,12 +140,13 @@ def _run(folder: Path, task: ArrayTask, model: str, quality: float, seed: int, b
     speed = SPEED.get(model, 1.0)
     parameters = 12_400 if model == "svm" else 10 if model == "majority" else int(50_000 * (0.99 + len(model) / 500))
     return {
-        "run": run, "task": task.name, "model": model, "methods": list(methods), "axis": {}, "baseline": baseline, "seed": seed, "status": "done",
-        "metric": task.metric, "direction": task.direction, "value": float(scores.mean()), "validation": float(scores.mean()) - 0.001 * seed,
-        "metrics": {task.metric: float(scores.mean())}, "parameters": parameters, "parameters_off": model == "inception-v4",
-        "bytes": 4 * parameters + 900, "train_seconds": 7 * speed + 0.1 * seed, "search_seconds": 0.0 if baseline else 7 * speed, "steps": 600,
-        "flops": None if baseline else 3.1e9 * speed, "inference_flops": 2.2e6 * speed, "latency_ms": speed, "latency_p95_ms": 1.2 * speed,
-        "latency_batch_ms": speed / 9, "peak_bytes": int(4e6 * (1 + speed)), "state_bytes": 2048 if model in ("lstm", "aaren") else None,
+        "run": run, "task": task.name, "model": model, "methods": list(methods), "axis": {}, "baseline": baseline, "seed": seed,
+        "status": "done", "metric": task.metric, "direction": task.direction, "value": float(scores.mean()),
+        "validation": float(scores.mean()) - 0.001 * seed, "metrics": {task.metric: float(scores.mean())}, "parameters": parameters,
+        "parameters_off": model == "inception-v4", "bytes": 4 * parameters + 900, "train_seconds": 7 * speed + 0.1 * seed,
+        "search_seconds": 0.0 if baseline else 7 * speed, "steps": 600, "flops": None if baseline else 3.1e9 * speed,
+        "inference_flops": 2.2e6 * speed, "latency_ms": speed, "latency_p95_ms": 1.2 * speed, "latency_batch_ms": speed / 9,
+        "peak_bytes": int(4e6 * (1 + speed)), "state_bytes": 2048 if model in ("lstm", "aaren") else None,
         "learning_rate": None if baseline else 3e-3, "device": "CPU", "threads": 1, "error": None,
         "versions": {"python": "3.11.7", "torch": "2.13.0", "assay": "0.1.0"},
     }  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +12,18 @@ from typing import Any
 from markupsafe import Markup
 
 from assay.bench.report import words
-from assay.bench.report.drawing import Box, Scale, fitted, joined, path, placed_labels, svg, tag
+from assay.bench.report.drawing import Box, Scale, fitted, joined, path, placed_labels, svg, tag, text_width
 
 NAME_LENGTH = 24
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point of a chart."""
+    """A model in a chart: its cost ``x``, its quality ``value``."""
 
     name: str
     x: float
-    y: float
+    value: float
     low: float = math.nan
     high: float = math.nan
     baseline: bool = False
@@ -42,19 +44,35 @@ def pareto_front(points: Sequence[tuple[float, float]], direction: str) -> list[
     return front
 
 
-def strip_scale(entries: Sequence[Any], width: float = 220) -> Scale:
-    """The common scale of the leaderboard's interval strips."""
-    values = [value for entry in entries for value in (entry.value, entry.low, entry.high) if math.isfinite(value)]
-    return fitted(values, 6, width - 6, margin=0.04)
+def quality_scale(entries: Sequence[Any], direction: str, start: float, end: float) -> Scale:
+    """A scale for values and intervals on which the good models can be told apart.
+
+    What is far worse than the rest (a majority vote, a run that learnt nothing) lies beyond its end and is drawn there as an arrow: past
+    the best by more than four times the distance from the best to the middle.
+    """
+    values = sorted((e.value for e in entries if math.isfinite(e.value)), reverse=direction == "max")
+    best, middle = values[0], statistics.median(values)
+    half = max(
+        (abs(e.high - e.low) / 2 for e in entries if e.value == best and math.isfinite(e.low) and math.isfinite(e.high)), default=0.0
+    )
+    reach = 4 * max(abs(best - middle), half, 1e-9 * abs(best))
+    near = [e for e in entries if math.isfinite(e.value) and abs(e.value - best) <= reach]
+    ends = [value for e in near for value in (e.value, e.low, e.high) if math.isfinite(value) and abs(value - best) <= 1.5 * reach]
+    return fitted(ends, start, end, margin=0.05)
 
 
 def strip(entry: Any, scale: Scale, best: float, metric: str) -> Markup:
     """One model's interval on the common scale; the thin line is the best model's value."""
-    parts = [tag("line", x1=scale(best), x2=scale(best), y1=0.0, y2=24.0, class_="reference")] if math.isfinite(best) else []
+    parts = [tag("line", x1=scale(best), x2=scale(best), y1=0.0, y2=24.0, class_="reference")]
     kind = "baseline" if entry.baseline else "first" if entry.rank == 1 else "other"
-    if math.isfinite(entry.low) and math.isfinite(entry.high):
-        parts.append(tag("line", x1=scale(entry.low), x2=scale(entry.high), y1=12.0, y2=12.0, class_=f"interval {kind}"))
-    if math.isfinite(entry.value):
+    side = scale.side(entry.value)
+    if math.isfinite(entry.low) and math.isfinite(entry.high) and not side:
+        low, high = scale(scale.clamped(entry.low)), scale(scale.clamped(entry.high))
+        parts.append(tag("line", x1=low, x2=high, y1=12.0, y2=12.0, class_=f"interval {kind}"))
+    if side:
+        x = scale(scale.clamped(entry.value))
+        parts.append(tag("path", d=f"M{x:.1f} 7l{5 * side} 5l{-5 * side} 5", class_="arrow"))
+    else:
         parts.append(_point(scale(entry.value), 12.0, kind, entry.baseline))
     label = f"{words.quality(entry.value, metric)}, interval {words.interval(entry.low, entry.high, metric)}"
     return svg(220, 24, joined(parts), label, "strip")
@@ -72,29 +90,34 @@ def strip_axis(scale: Scale) -> Markup:
 def front_chart(marks: Sequence[Mark], direction: str, metric: str, show: Callable[[float], str], cost: str) -> Markup:
     """Quality against a cost on a logarithmic axis, with the Pareto front drawn and every point named."""
     frame = Box(52, 12, 408, 252)
-    marks = [mark for mark in marks if math.isfinite(mark.x) and mark.x > 0 and math.isfinite(mark.y)]
+    marks = [mark for mark in marks if math.isfinite(mark.x) and mark.x > 0 and math.isfinite(mark.value)]
     across = fitted([mark.x for mark in marks], frame.left, frame.right, logarithmic=True)
-    ends = [value for mark in marks for value in (mark.y, mark.low, mark.high) if math.isfinite(value)]
-    up = fitted(ends, frame.bottom, frame.top)
-    front = pareto_front([(mark.x, mark.y) for mark in marks], direction)
+    up = quality_scale(marks, direction, frame.bottom, frame.top)
+    front = pareto_front([(mark.x, mark.value) for mark in marks], direction)
     parts = [_grid(up, frame), _bottom_axis(across, frame, show)]
     steps: list[tuple[float, float]] = []
     for index in front:
-        x, y = across(marks[index].x), up(marks[index].y)
+        x, y = across(marks[index].x), up(up.clamped(marks[index].value))
         steps += [(x, steps[-1][1]), (x, y)] if steps else [(x, y)]
     if steps:
         parts.append(tag("path", d=path([*steps, (frame.right, steps[-1][1])]), class_="front"))
-    spots = [(across(mark.x), up(mark.y)) for mark in marks]
+    spots = [(across(mark.x), up(up.clamped(mark.value))) for mark in marks]
     order = [*front, *(index for index in range(len(marks)) if index not in front)]
     names = [words.shortened(mark.name, NAME_LENGTH) for mark in marks]
+    names = [f"{n} ({words.quality(m.value, metric)})" if up.side(m.value) else n for n, m in zip(names, marks, strict=True)]
     labels = placed_labels([spots[index] for index in order], [names[index] for index in order], frame)
     for index, label in zip(order, labels, strict=True):
         mark, (x, y) = marks[index], spots[index]
         kind = "first" if index in front else "other"
-        if math.isfinite(mark.low) and math.isfinite(mark.high):
-            parts.append(tag("line", x1=x, x2=x, y1=up(mark.low), y2=up(mark.high), class_=f"whisker {kind}"))
-        tip = f"{mark.name}: {words.quality(mark.y, metric)} at {show(mark.x)}"
-        parts.append(tag("g", _point(x, y, kind, mark.baseline) + tag("title", tip), data_tip=tip))
+        side = up.side(mark.value)
+        if math.isfinite(mark.low) and math.isfinite(mark.high) and not side:
+            low, high = up(up.clamped(mark.low)), up(up.clamped(mark.high))
+            parts.append(tag("line", x1=x, x2=x, y1=low, y2=high, class_=f"whisker {kind}"))
+        tip = f"{mark.name}: {words.quality(mark.value, metric)} at {show(mark.x)}"
+        shape = (
+            tag("path", d=f"M{x - 5:.1f} {y:.1f}l5 {-5 * side}l5 {5 * side}", class_="arrow") if side else _point(x, y, kind, mark.baseline)
+        )
+        parts.append(tag("g", shape + tag("circle", cx=x, cy=y, r=9.0, class_="touch"), data_tip=tip))
         parts.append(tag("text", names[index], x=label.x, y=label.y, text_anchor=label.anchor, class_=f"label {kind}"))
     parts.append(tag("text", cost, x=(frame.left + frame.right) / 2, y=288.0, text_anchor="middle", class_="axis-name"))
     on_front = words.listed([marks[index].name for index in front]) if front else "none"
@@ -128,7 +151,9 @@ def curve_charts(curves: dict[str, list[list[dict[str, float]]]], metric: str) -
             parts.append(tag("text", words.count(tick), x=across(tick), y=137.0, text_anchor=anchor, class_="tick"))
         parts.append(tag("text", "step", x=(frame.left + frame.right) / 2, y=137.0, text_anchor="middle", class_="axis-name"))
         ends = [words.quality(run[-1][1], metric) for run in runs if run]
-        charts.append((name, svg(260, 142, joined(parts), f"{name}: validation {words.metric_name(metric)} by step, ending at {', '.join(ends)}")))
+        charts.append(
+            (name, svg(260, 142, joined(parts), f"{name}: validation {words.metric_name(metric)} by step, ending at {', '.join(ends)}"))
+        )
     return charts
 
 
@@ -143,7 +168,10 @@ def forecast_chart(example: dict[str, Any], models: Sequence[str]) -> Markup:
     up = fitted(everything, frame.bottom, frame.top)
     across = Scale(0, max(len(history) + len(truth) - 1, 1), frame.left, frame.right)
     begin = len(history)
-    parts = [_grid(up, frame, 3), tag("line", x1=across(begin - 0.5), x2=across(begin - 0.5), y1=frame.top, y2=frame.bottom, class_="reference")]
+    parts = [
+        _grid(up, frame, 3),
+        tag("line", x1=across(begin - 0.5), x2=across(begin - 0.5), y1=frame.top, y2=frame.bottom, class_="reference"),
+    ]
     parts.append(tag("path", d=path((across(i), up(v)) for i, v in enumerate(history)), class_="line past"))
     for kind, values in zip(("truth", "seed", "second"), (truth, *forecasts.values()), strict=False):
         joint = [(across(begin - 1), up(history[-1]))] if history and kind == "truth" else []
@@ -208,11 +236,20 @@ def _grid(up: Scale, frame: Box, wanted: int = 5) -> Markup:
 
 def _bottom_axis(across: Scale, frame: Box, show: Callable[[float], str]) -> Markup:
     parts = [tag("line", x1=frame.left, x2=frame.right, y1=frame.bottom, y2=frame.bottom, class_="axis")]
+    free = -math.inf  # where the label before ends: those that would touch it are left out
     for tick in across.ticks(4):
-        x = across(tick)
+        x, text = across(tick), _without_trailing_zeros(show(tick))
+        half = text_width(text) / 2
+        if x - half < free:
+            continue
+        free = x + half + 6
         parts.append(tag("line", x1=x, x2=x, y1=frame.bottom, y2=frame.bottom + 4, class_="axis"))
-        parts.append(tag("text", show(tick), x=x, y=frame.bottom + 17, text_anchor="middle", class_="tick"))
+        parts.append(tag("text", text, x=x, y=frame.bottom + 17, text_anchor="middle", class_="tick"))
     return joined(parts)
+
+
+def _without_trailing_zeros(text: str) -> str:
+    return re.sub(r"(\.\d*?)0+(?=\D|$)", lambda match: match[1].rstrip("."), text)
 
 
 def _axis_number(value: float) -> str:

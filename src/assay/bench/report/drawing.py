@@ -73,6 +73,14 @@ class Scale:
             value, low, high = (math.log10(max(v, 1e-300)) for v in (value, low, high))
         return self.start + (value - low) / ((high - low) or 1.0) * (self.end - self.start)
 
+    def clamped(self, value: float) -> float:
+        """The nearest value on the scale."""
+        return min(max(value, self.low), self.high)
+
+    def side(self, value: float) -> int:
+        """−1 for a value below the scale, 1 for one above, 0 for one on it."""
+        return (value > self.high) - (value < self.low)
+
     def ticks(self, wanted: int = 5) -> list[float]:
         """Round values inside the scale, about ``wanted`` of them."""
         if self.logarithmic:
@@ -101,11 +109,10 @@ def _linear_ticks(low: float, high: float, wanted: int) -> list[float]:
 
 def _logarithmic_ticks(low: float, high: float, wanted: int) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+    for factors in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9)):
         ticks = [factor * 10.0**decade for decade in decades for factor in factors if low <= factor * 10.0**decade <= high]
         if len(ticks) >= min(3, wanted):
-            every = math.ceil(len(ticks) / (wanted + 1))
-            return ticks[::every]
+            return ticks[:: math.ceil(len(ticks) / (wanted + 1))] if len(factors) == 1 else ticks
     return _linear_ticks(low, high, 3)
 
 
@@ -136,18 +143,20 @@ class Placed:
 
 def placed_labels(points: Sequence[tuple[float, float]], labels: Sequence[str], frame: Box) -> list[Placed]:
     """Put each label beside its point where it covers least of the other labels and points; earlier ones choose first."""
-    taken = [Box(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    taken = [Box(x - 7, y - 6, x + 7, y + 6) for x, y in points]
     result = []
     for (x, y), label in zip(points, labels, strict=True):
-        own = Box(x - 6, y - 6, x + 6, y + 6)
+        own = Box(x - 7, y - 6, x + 7, y + 6)
         best, best_cost = None, math.inf
         for rank, (placed, box) in enumerate(_candidates(x, y, text_width(label))):
-            outside = max(0, frame.left - box.left) + max(0, box.right - frame.right) + max(0, frame.top - box.top) + max(0, box.bottom - frame.bottom)
+            outside = max(0, frame.left - box.left) + max(0, box.right - frame.right)
+            outside += max(0, frame.top - box.top) + max(0, box.bottom - frame.bottom)
             cost = sum(box.overlap(other) for other in taken if other != own) + 40 * outside + 0.8 * rank
             if cost < best_cost:
                 best, best_cost = (placed, box), cost
         assert best is not None  # there is always a candidate
-        taken.append(best[1])
+        box = best[1]
+        taken.append(Box(box.left - 4, box.top, box.right + 4, box.bottom))
         result.append(best[0])
     return result
 

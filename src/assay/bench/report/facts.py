@@ -18,11 +18,15 @@ def facts(record: Record) -> list[tuple[str, str]]:
     if task.get("sizes"):
         found.append(("Split", ", ".join(f"{words.count(size)} {name}" for name, size in task["sizes"].items())))
     if plan:
-        found.append(("Budget", f"{words.count(plan.parameters)} parameters a network (within 2\u202f%, else marked), {plan.budget} a run, batches of {plan.batch_size}"))
-        found.append(("Learning rates", f"{', '.join(f'{rate:g}' for rate in plan.rates)}; tried for every network with seed {plan.seeds[0]}, chosen on validation"))
+        size = f"{words.count(plan.parameters)} parameters a network (within 2\u202f%, else marked)"
+        found.append(("Budget", f"{size}, {plan.budget} a run, batches of {plan.batch_size}"))
+        rates = ", ".join(f"{rate:g}" for rate in plan.rates)
+        tried = f"; tried for every network with seed {plan.seeds[0]}, chosen on validation" if len(plan.rates) > 1 else ""
+        found.append(("Learning rates", rates + tried))
         found.append(("Seeds", ", ".join(map(str, plan.seeds))))
         found += [(f"Axis {name}", ", ".join(map(str, values))) for name, values in plan.axis.items()]
-    found.append(("Intervals", "95\u202f%, paired bootstrap over test examples and seeds; rank = 1 + the number of models significantly better (Holm)"))
+    ranks = "rank = 1 + the number of models significantly better (Holm)"
+    found.append(("Intervals", f"95\u202f%, paired bootstrap over test examples and seeds; {ranks}"))
     found.append(("Latency, memory", "measured after all training, one model at a time, in a fresh process with fixed threads"))
     found.append(("Machine", ", ".join(part for part in (str(first.get("device") or ""), _threads(first)) if part)))
     found.append(("Versions", _versions(first)))

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ from markupsafe import Markup
 from assay.bench.report import charts, words
 from assay.bench.report.errors_shown import Confusion, confusion, example_groups
 from assay.bench.report.facts import facts
-from assay.bench.report.record import Record, read_record
-from assay.bench.report.samples import handed_over
+from assay.bench.report.record import Entry, Record, read_record
 
 COSTS: tuple[tuple[str, str, str, Callable[[float | None], str]], ...] = (
     ("latency_ms", "Latency", "latency of one example, median", words.milliseconds),
@@ -52,17 +51,14 @@ def write_report(folder: str | Path) -> Path:
 
 def render(record: Record) -> str:
     """The page as text; all that comes from the user is escaped, and no script but the page's own may run."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("assay.bench.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters |= {
-        "quality": words.quality, "count": words.count, "size": words.size, "milliseconds": words.milliseconds, "seconds": words.seconds,
-        "number": words.number, "shortened": words.shortened,
-    }  # fmt: skip
-    source = jinja2.PackageLoader("assay.bench.report", ".").get_source
-    style, script = (source(environment, name)[0] for name in ("page.css", "page.js"))
+    loader = jinja2.PackageLoader("assay.bench.report", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    for wording in (words.quality, words.count, words.size, words.milliseconds, words.seconds, words.number, words.shortened):
+        environment.filters[wording.__name__] = wording
+    style, script = (loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(style=Markup(style), script=Markup(script), script_digest=digest, **_context(record))
+    template = environment.get_template("page.html")
+    return template.render(style=Markup(style), script=Markup(script), script_digest=digest, **_context(record))
 
 
 def _context(record: Record) -> dict[str, Any]:
@@ -88,15 +84,22 @@ def _context(record: Record) -> dict[str, Any]:
         "forecasts": _forecasts(record.samples),
         "scatters": _scatters(record.samples),
         "spark": charts.spark,
+        "unfinished": sum(len(failure.seeds) for failure in record.failures),
         "facts": facts(record),
         "choice": choice,
-        "choice_run": handed_over(choice, record.direction) if choice and choice.done else None,
+        "choice_run": _handed_over(choice, record.direction) if choice and choice.done else None,
     }
 
 
+def _handed_over(entry: Entry, direction: str) -> Mapping[str, Any]:
+    """The run whose checkpoint is recommended: the best on validation, for the test split chooses nothing."""
+    sign = 1 if direction == "max" else -1
+    return max(entry.done, key=lambda run: sign * run["validation"] if isinstance(run.get("validation"), (int, float)) else -math.inf)
+
+
 def _set_apart(sentence: str) -> list[tuple[str, bool]]:
-    """The sentence in pieces; True for what stands in parentheses or brackets the main statement and is set quieter."""
-    pieces = re.split(r"(\(95 %[^)]*\)|; .*$)", sentence)
+    """The sentence in pieces; True for the interval and what follows, which are set quieter."""
+    pieces = re.split(r"(\(95 % interval.*|, 95 % interval.*)$", sentence)
     return [(piece, index % 2 == 1) for index, piece in enumerate(pieces) if piece]
 
 
@@ -104,7 +107,7 @@ def _strips(record: Record) -> dict[str, Any]:
     entries = [entry for entry in record.entries if math.isfinite(entry.value)]
     if not entries:
         return {"axis": "", "rows": {}}
-    scale = charts.strip_scale(entries)
+    scale = charts.quality_scale(entries, record.direction, 8, 212)
     rows = {entry.key: charts.strip(entry, scale, entries[0].value, record.metric) for entry in entries}
     return {"axis": charts.strip_axis(scale), "rows": rows}
 
@@ -113,10 +116,10 @@ def _fronts(record: Record) -> list[dict[str, Any]]:
     drawn = []
     for measure, title, axis, show in COSTS:
         marks = [charts.Mark(e.name, e.measure(measure), e.value, e.low, e.high, e.baseline) for e in record.entries]
-        usable = [mark for mark in marks if mark.x > 0 and math.isfinite(mark.y)]
+        usable = [mark for mark in marks if mark.x > 0 and math.isfinite(mark.value)]
         if len(usable) < 2:
             continue
-        front = charts.pareto_front([(mark.x, mark.y) for mark in usable], record.direction)
+        front = charts.pareto_front([(mark.x, mark.value) for mark in usable], record.direction)
         chart = charts.front_chart(usable, record.direction, record.metric, show, axis)
         drawn.append({"title": title, "chart": chart, "front": words.listed([usable[index].name for index in front])})
     return drawn

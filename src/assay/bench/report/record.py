@@ -17,8 +17,8 @@ from assay.bench.statistics import Verdict
 from assay.errors import UserError
 
 _MEASURES = (
-    "parameters", "bytes", "latency_ms", "latency_p95_ms", "latency_batch_ms", "peak_bytes", "state_bytes", "train_seconds", "search_seconds",
-    "learning_rate", "flops", "inference_flops", "steps",
+    "parameters", "bytes", "latency_ms", "latency_p95_ms", "latency_batch_ms", "peak_bytes", "state_bytes",
+    "train_seconds", "search_seconds", "learning_rate", "flops", "inference_flops", "steps",
 )  # fmt: skip
 
 
@@ -48,6 +48,16 @@ class Entry:
 
 
 @dataclass
+class Failure:
+    """Runs of one model that ended in the same way."""
+
+    name: str
+    status: str
+    error: str
+    seeds: list[int] = field(default_factory=list)
+
+
+@dataclass
 class Record:
     """Everything the page shows; entries come best first, those without a finished run last."""
 
@@ -61,9 +71,15 @@ class Record:
     samples: dict[str, Any]
 
     @property
-    def failures(self) -> list[dict[str, Any]]:
-        """Rows that did not finish."""
-        return [row for row in self.rows if row.get("status") != "done"]
+    def failures(self) -> list[Failure]:
+        """What did not finish, each kind of failure of a model once."""
+        found: dict[tuple[str, str, str], Failure] = {}
+        for entry in self.entries:
+            for run in entry.runs:
+                if run.get("status") != "done":
+                    status, error = str(run.get("status")), str(run.get("error") or "")
+                    found.setdefault((entry.key, status, error), Failure(entry.name, status, error)).seeds.append(int(run.get("seed", 0)))
+        return list(found.values())
 
     @property
     def networks(self) -> list[Entry]:

@@ -6,15 +6,12 @@ The report is then written from the study's folder alone: no data file is opened
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from assay.bench.files import write_json
 from assay.bench.report.pictures import png_data_uri
-from assay.bench.report.record import Entry, Record, read_record
 from assay.contracts import Class, Evaluation, Image, NextTokens, Pair, Series, Signature, Table, Task, Tokens, Values
 
 EXAMPLES_A_GROUP = 6
@@ -23,39 +20,6 @@ MOST_TRUTHS = 5000
 
 _TEXT_LENGTH = 280
 _SERIES_POINTS = 160
-
-
-def write_samples(folder: str | Path, task: Task) -> Path:
-    """Write ``samples.json`` of a study that has finished: of its best network and its best baseline.
-
-    Args:
-        folder: the study's folder, with ``results.jsonl`` and the runs' ``scores.npz`` (``scores`` and ``predictions``).
-        task: the study's task.
-
-    Returns:
-        The file's path.
-    """
-    record = read_record(Path(folder))
-    shown = [next((e for e in record.entries if e.done and e.baseline == wanted), None) for wanted in (False, True)]
-    evaluations = {entry.name: evaluation for entry in shown if entry and (evaluation := _evaluation(record, entry))}
-    path = Path(folder) / "samples.json"
-    write_json(path, collect(task, evaluations))
-    return path
-
-
-def _evaluation(record: Record, entry: Entry) -> Evaluation | None:
-    """The test evaluation of the entry's run that is best on validation."""
-    path = record.folder / "runs" / str(handed_over(entry, record.direction)["run"]) / "scores.npz"
-    with np.load(path, allow_pickle=False) as arrays:
-        if "predictions" not in arrays.files:
-            return None
-        return Evaluation({}, arrays["scores"], arrays["predictions"])
-
-
-def handed_over(entry: Entry, direction: str) -> Mapping[str, Any]:
-    """The run whose checkpoint is recommended: the best on validation, for the test split chooses nothing."""
-    sign = 1 if direction == "max" else -1
-    return max(entry.done, key=lambda run: sign * run["validation"] if isinstance(run.get("validation"), (int, float)) else float("-inf"))
 
 
 def collect(task: Task, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
@@ -67,8 +31,9 @@ def collect(task: Task, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]
             then the best baseline. More than two are cut.
 
     Returns:
-        JSON values: ``task`` (description, notes, sizes of the splits), ``models``, ``labels``, ``output`` (class, values, forecast, tokens or other), ``truth`` and ``predictions`` of up to
-        5,000 test examples, and ``examples``, chosen so that some are right in all models, some in none, some in one alone.
+        JSON values: ``task`` (description, notes, sizes of the splits), ``models``, ``labels``, ``output`` (class, values, forecast,
+        tokens or other), ``truth`` and ``predictions`` of up to 5,000 test examples, and ``examples``, chosen so that some are right in
+        all models, some in none, some in one alone.
     """
     shown = dict(list(evaluations.items())[:2])
     targets = _targets(task)
@@ -87,14 +52,19 @@ def collect(task: Task, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]
         "predictions": {},
         "examples": [],
     }
-    if targets is None or any(len(values) != len(targets) for values in known.values()):
+    if targets is None or not known or any(len(values) == 0 for values in known.values()):
         return record | {"output": "other"}
+    kept = min(
+        len(targets), *(len(values) for values in known.values())
+    )  # a study keeps the first predictions only where there are very many
+    targets, known = targets[:kept], {name: values[:kept] for name, values in known.items()}
     if record["output"] in ("class", "values"):
         thinned = np.unique(np.linspace(0, len(targets) - 1, min(len(targets), MOST_TRUTHS)).astype(int))
         record["truth"] = _plain(targets[thinned])
         record["predictions"] = {name: _plain(values[thinned]) for name, values in known.items()}
-    chosen = _chosen(task, {name: np.asarray(evaluation.scores) for name, evaluation in shown.items()}, targets, known)
-    record["examples"] = [_example(task, index, group, targets, known) for index, group in chosen]
+    chosen = _chosen(task, np.asarray(next(iter(shown.values())).scores)[:kept], targets, known)
+    inputs = _inputs(task, {index for index, _ in chosen})
+    record["examples"] = [_example(task, index, group, inputs[index], targets, known) for index, group in chosen]
     return record
 
 
@@ -116,13 +86,12 @@ def _targets(task: Task) -> np.ndarray | None:
     return np.concatenate([part.cpu().numpy() for part in parts])
 
 
-def _chosen(task: Task, scores: dict[str, np.ndarray], targets: np.ndarray, known: dict[str, np.ndarray]) -> list[tuple[int, str]]:
+def _chosen(task: Task, scores: np.ndarray, targets: np.ndarray, known: dict[str, np.ndarray]) -> list[tuple[int, str]]:
     """Indices of the examples to show, with the group that each is in."""
     if _output_kind(task.signature) != "class":
-        first = next(iter(scores.values()))
-        order = np.argsort(first if task.direction == "max" else -first, kind="stable")  # worst first
-        middle, best = order[len(order) // 2], order[-1]
-        return [(int(index), group) for index, group in zip((middle, order[0], best), ("typical", "worst", "best"), strict=True)]
+        order = np.argsort(scores if task.direction == "max" else -scores, kind="stable")  # worst first
+        picked = {"typical": order[len(order) // 2], "best": order[-1], "poor": order[len(order) // 20], "worst": order[0]}
+        return [(int(index), group) for group, index in picked.items()]
     right = {name: values == targets for name, values in known.items()}
     generator = np.random.default_rng(0)
     chosen: list[tuple[int, str]] = []
@@ -141,8 +110,9 @@ def _agreement(right: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"none": ~first & ~second, "first": first & ~second, "second": second & ~first, "both": first & second}
 
 
-def _example(task: Task, index: int, group: str, targets: np.ndarray, known: dict[str, np.ndarray]) -> dict[str, Any]:
-    inputs = _inputs(task, index)
+def _example(
+    task: Task, index: int, group: str, inputs: dict[str, Tensor], targets: np.ndarray, known: dict[str, np.ndarray]
+) -> dict[str, Any]:
     names = getattr(task, "source", {}).get("names") or []
     example: dict[str, Any] = {"group": group, "index": index, "name": str(names[index]) if index < len(names) else ""}
     example["truth"] = _plain(targets[index])
@@ -150,14 +120,15 @@ def _example(task: Task, index: int, group: str, targets: np.ndarray, known: dic
     return example | _shown_input(task, task.signature.input, inputs, "")
 
 
-def _inputs(task: Task, index: int) -> dict[str, Tensor]:
-    seen = 0
+def _inputs(task: Task, wanted: set[int]) -> dict[int, dict[str, Tensor]]:
+    """The tensors of some test examples, in one pass; tensors that a whole batch shares (a graph) are left out."""
+    found, seen = {}, 0
     for batch in task.batches("test", 256):
         length = len(batch["target"])
-        if index < seen + length:
-            return {key: tensor[index - seen] if len(tensor) == length else tensor for key, tensor in batch.items()}
+        for index in wanted & set(range(seen, seen + length)):
+            found[index] = {key: tensor[index - seen] for key, tensor in batch.items() if len(tensor) == length}
         seen += length
-    raise IndexError(f"the test split has {seen} examples, not {index + 1}")
+    return found
 
 
 def _shown_input(task: Task, kind: Any, inputs: dict[str, Tensor], prefix: str) -> dict[str, Any]:
