@@ -54,11 +54,8 @@ class Race:
     def once(self, entrant: Entrant, task: Task, rate: float, seed: int, **fit_options: Any) -> Trained:
         """One run."""
         network = _seeded(entrant, task.signature, self.parameters, seed)
-        settings: dict[str, Any] = {
-            "steps": self.steps,
-            "batch_size": self.batch_size,
-            "validate_every": max(1, self.steps // 4),
-        } | fit_options
+        settings: dict[str, Any] = {"steps": self.steps, "batch_size": self.batch_size, "validate_every": max(1, self.steps // 4)}
+        settings |= fit_options
         return trained(network, task, learning_rate=rate, seed=seed, **settings)
 
 
