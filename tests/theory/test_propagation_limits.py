@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from assay.ops.propagation import dense_operator, normalised_operator, propagate
-from assay.theory.propagation import components, mixing_hops, propagated_limit, propagation_limit, second_eigenvalue
+from assay.theory.propagation import components, largest_component, mixing_hops, propagated_limit, propagation_limit, second_eigenvalue
 
 
 def graph(nodes: int, probability: float, seed: int) -> torch.Tensor:
@@ -35,6 +35,13 @@ def test_two_components_and_an_isolated_node_have_their_own_limits():
     assert limit[20, 20] == 1
     torch.testing.assert_close(limit[:10, :10], propagation_limit(one, 10, "rw"), rtol=0, atol=1e-15)
     assert len(set(components(edges, 21).tolist())) == 3
+
+
+def test_largest_component_is_the_graph_without_the_rest():
+    small, large = torch.tensor([[0, 1], [1, 0]]), graph(8, 0.9, seed=5)
+    kept, edges = largest_component(torch.cat([small, large + 2], dim=1), 11)
+    assert kept.tolist() == list(range(2, 10))
+    assert torch.equal(edges, large)
 
 
 def test_propagated_limit_is_limit_times_features():

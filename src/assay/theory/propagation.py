@@ -33,6 +33,16 @@ def components(edges: Tensor, nodes: int) -> np.ndarray:
     return scipy.sparse.csgraph.connected_components(matrix, directed=False)[1]
 
 
+def largest_component(edges: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+    """The nodes of the largest connected component (positions, sorted) and its edges (2, edges) numbered among those nodes."""
+    component = components(edges, nodes)
+    kept = np.flatnonzero(component == np.bincount(component).argmax())
+    number = torch.full((nodes,), -1)
+    number[torch.from_numpy(kept)] = torch.arange(len(kept))
+    inside = edges[:, number[edges[0]] >= 0]
+    return torch.from_numpy(kept), number[inside]
+
+
 def propagation_limit(edges: Tensor, nodes: int, normalization: Normalization = "sym", edge_weight: Tensor | None = None) -> Tensor:
     """``lim_{k→∞} Â^k`` (nodes, nodes), float64, of an undirected graph with self-loops; 0 between components.
 
