@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from assay import tasks
 from assay.bench import files, results
 from assay.bench.budget import DEFAULT_STEPS, Budget
@@ -18,7 +20,7 @@ from assay.bench.measuring import measured
 from assay.bench.plan import PLAIN, STUDY_SETTINGS, Plan, absolute, source_of
 from assay.bench.selection import divided, networks_for
 from assay.bench.statistics import Comparison, Verdict
-from assay.contracts import Task
+from assay.contracts import Evaluation, Task
 from assay.errors import UserError
 from assay.models.estimators import baselines_for
 
