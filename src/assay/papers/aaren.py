@@ -38,7 +38,7 @@ def _exact(scale: Scale) -> Measured:
             expected = _with_gradients(_masked_softmax(scores, values), weight, scores, values)
             for implementation in IMPLEMENTATIONS:
                 found = _with_gradients(prefix_attention(scores, values, implementation=implementation)[0], weight, scores, values)
-                error = max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+                error = max(float((a - b).detach().abs().max()) for a, b in zip(found, expected, strict=True))
                 worst[implementation] = max(worst[implementation], error)
     largest = max(worst.values())
     reason = f"largest error {largest:.1e} over {len(lengths)} lengths and three score sizes, allowed 1e-12"
@@ -121,11 +121,11 @@ def _ranks(scale: Scale) -> Measured:
         return Measured({}, "not-run", NOT_INSTALLED)
     if scale == "smoke":
         return Measured({}, "not-run", "the smoke scale trains nothing long enough to rank")
-    signs = []
-    for task in STEPS:
-        direction = 1 if _task(task).direction == "max" else -1
-        for seed in range(SEEDS):
-            signs.append(direction * (_value("aaren", task, seed, STEPS[task]) - _value("attention", task, seed, STEPS[task])))
+    signs = [
+        (1 if _task(task).direction == "max" else -1) * (_value("aaren", task, seed, steps) - _value("attention", task, seed, steps))
+        for task, steps in STEPS.items()
+        for seed in range(SEEDS)
+    ]
     wins, losses = sum(sign > 0 for sign in signs), sum(sign < 0 for sign in signs)
     p_value = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
     rank = 1.5 + (losses - wins) / (2 * len(signs))
