@@ -14,6 +14,8 @@ from assay.models.estimators.choice import best, quiet
 
 GAPS = 20_000
 UNUSED = -30.0
+NARROWEST = 0.0025
+"""Least variance of a component in log gap (5 % of a gap), so that rounded clocks are not chased."""
 
 
 class PoissonEvents(FittedEstimator):
@@ -60,7 +62,7 @@ def _gap_mixture(log_gaps: NDArray[Any], held_out: NDArray[Any], components: int
     sizes = [size for size in (1, 2, 4, 8) if size <= min(components, len(sample))]
 
     def make(size: int) -> Any:
-        return GaussianMixture(size, random_state=seed, reg_covar=1e-4).fit(sample[:, None])
+        return GaussianMixture(size, random_state=seed, reg_covar=NARROWEST).fit(sample[:, None])
 
     with quiet():
         size, model = best(sizes, make, lambda mixture: mixture.score(held_out[:, None]))

@@ -107,8 +107,8 @@ def equal_lengths(batch: Batch) -> NDArray[Any]:
 class SeasonalNaive(FittedEstimator):
     """Repeats what was observed one season ago: ŷ_{t+h} = y_{t+h−s·⌈h/s⌉}.
 
-    The season s is one of the highest peaks of the training windows' autocorrelation, or 1 (repeat the last value): the one with
-    the smallest error on the training split. The forecast's channels must be the input's first ones.
+    The season s of a channel is one of the highest peaks of the training windows' autocorrelation, or 1 (repeat the last value): the
+    one with the smallest error on the training split. The forecast's channels must be the input's first ones.
     """
 
     name = "seasonal-naive"
@@ -122,20 +122,26 @@ class SeasonalNaive(FittedEstimator):
         return None
 
     def learn(self, task: Task, seed: int) -> dict[str, Any]:
-        """Find the season."""
+        """Find each channel's season."""
         batch = gather(task, "train")
         series, target = array(batch["series"]).astype(np.float64), array(batch["target"])
         stride = max(1, len(series) // 2_000)
         series, target = series[::stride], target[::stride]
-        candidates = [1, *autocorrelation_peaks(series[..., : target.shape[-1]])]
-        errors = [float(np.square(repeat_season(series, season, *target.shape[1:]) - target).mean()) for season in candidates]
-        return {"season": candidates[int(np.argmin(errors))]}
+        seasons = []
+        for channel in range(target.shape[-1]):
+            one, truth = series[..., channel : channel + 1], target[..., channel : channel + 1]
+            candidates = [1, *autocorrelation_peaks(one)]
+            errors = [float(np.square(repeat_season(one, season, truth.shape[1]) - truth).mean()) for season in candidates]
+            seasons.append(candidates[int(np.argmin(errors))])
+        return {"seasons": seasons}
 
     def predict(self, batch: Batch) -> NDArray[Any]:
         """Values (batch, horizon, count)."""
         assert self.signature is not None  # __call__ has checked it
         assert self.signature.horizon is not None  # `accepts` asks for a forecast
-        return repeat_season(array(batch["series"]), self.fitted["season"], self.signature.horizon, self.signature.output.size)
+        series, horizon = array(batch["series"]), self.signature.horizon
+        repeated = [repeat_season(series[..., i : i + 1], season, horizon) for i, season in enumerate(self.fitted["seasons"])]
+        return np.concatenate(repeated, -1)
 
 
 def autocorrelation_peaks(series: NDArray[Any], count: int = PEAKS) -> list[int]:
@@ -156,7 +162,6 @@ def autocorrelation_peaks(series: NDArray[Any], count: int = PEAKS) -> list[int]
     return [int(lag) for lag in peaks[np.argsort(-correlation[peaks])][:count]]
 
 
-def repeat_season(series: NDArray[Any], season: int, horizon: int, count: int) -> NDArray[Any]:
-    """The last ``season`` observed steps of the first ``count`` channels, repeated over the horizon."""
-    places = series.shape[1] - season + np.arange(horizon) % season
-    return series[:, places, :count]
+def repeat_season(series: NDArray[Any], season: int, horizon: int) -> NDArray[Any]:
+    """The last ``season`` observed steps of each channel, repeated over the horizon."""
+    return series[:, series.shape[1] - season + np.arange(horizon) % season]
