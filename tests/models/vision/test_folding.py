@@ -49,14 +49,14 @@ def test_a_folded_network_predicts_the_same(name):
     assert torch.allclose(folded(x), expected, rtol=1e-10, atol=1e-10 * float(expected.abs().max()))
     # the original network's seventh unit pools before it normalises, which cannot be folded
     assert norms(folded) == (1 if name == "simplenet original" else 0)
-    single = fold_batchnorm(copy.deepcopy(network).float())(x.float())
+    single = fold_batchnorm(copy.deepcopy(network).float())(x.float()).detach()
     assert float((single - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
 def test_folding_keeps_the_mode_and_refuses_what_has_nothing_to_fold():
     network = fold_batchnorm(SimpleNet(5, width=0.1).train())
     assert all(module.training for module in network.modules())
-    with pytest.raises(ValueError, match="nothing|no convolution"):
+    with pytest.raises(ValueError, match="no convolution"):
         fold_batchnorm(network)
 
 

@@ -130,7 +130,7 @@ def test_a_state_dict_with_timms_names_loads_in_any_order():
     load_timm(target, dict(sorted(foreign.items())), (1, 1, 1))
     x = torch.randn(2, 3, 80, 80)
     assert torch.equal(source.eval()(x), target.eval()(x))
-    with pytest.raises(ValueError, match="no tensor 'last_linear.bias'"):
+    with pytest.raises(ValueError, match=r"no tensor 'last_linear\.bias'"):
         load_timm(target, {name: tensor for name, tensor in foreign.items() if name != "last_linear.bias"}, (1, 1, 1))
 
 

@@ -5,7 +5,7 @@ from torch import nn
 from assay.contracts import Class, Image, Series, Signature, Tokens, Values
 from assay.measure import count_flops, parameter_count
 from assay.models import build
-from assay.models.vision.simplenet import SimpleNet, SimpleNetFamily
+from assay.models.vision.simplenet import PoolThenNorm, SimpleNet, SimpleNetFamily
 from assay.models.vision.simplenet_tables import STRIDE_MODES, TABLES, output_size, read_table, with_strides
 from assay.models.vision.simplenet_variants import VARIANTS, load_published, simplenet
 
@@ -126,11 +126,13 @@ def test_the_originals_fifth_pool_is_global_pooling_at_32():
 
 def test_the_originals_seventh_unit_differs_where_the_scale_is_negative():
     torch.manual_seed(0)
-    odd = next(
-        layer for layer in simplenet("simplenet_cifar_310k", original=True).eval().features if type(layer).__name__ == "PoolThenNorm"
-    )
+    network = simplenet("simplenet_cifar_310k", original=True).eval()
+    odd = next(layer for layer in network.features if isinstance(layer, PoolThenNorm))
     x = torch.randn(2, 32, 8, 8)
-    norm_first = lambda: nn.functional.max_pool2d(odd.norm(odd.convolution(x)).relu(), 2)  # noqa: E731
+
+    def norm_first():
+        return nn.functional.max_pool2d(odd.norm(odd.convolution(x)).relu(), 2)
+
     assert torch.allclose(odd(x), norm_first(), atol=1e-6)
     nn.init.constant_(odd.norm.weight, -1.0)
     assert not torch.allclose(odd(x), norm_first(), atol=1e-2)
