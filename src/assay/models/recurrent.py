@@ -251,6 +251,8 @@ def _real_part(batch: Batch, pad_readout: bool) -> tuple[Tensor, Tensor | None, 
     if mask is None or pad_readout:
         return tokens, None, end
     lengths = mask.sum(1)
+    if torch.compiler.is_exporting():  # a graph for export cannot look at its mask and takes it to be padding on the right
+        return tokens, None, (lengths - 1).clamp(min=0)
     on_the_right = not bool((mask[:, 1:] & ~mask[:, :-1]).any())
     if on_the_right and int(lengths.min()) > 0:
         return tokens[:, : int(lengths.max())], None, lengths - 1

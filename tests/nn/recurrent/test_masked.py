@@ -89,6 +89,27 @@ def test_masked_scan_equals_stepping_with_the_state_held(mode, kind):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("lengths", [[9, 1, 4, 0], [9, 9, 9, 9], [0, 0, 0, 0]])
+def test_forward_with_padding_equals_scan_in_value_and_gradient(mode, lengths):
+    """Forward does not pack right padding; scan does."""
+    torch.manual_seed(1)
+    cell = MaskedRecurrentCell(3, 4, mode).double()
+    x = torch.randn(4, 9, 3, dtype=torch.float64, requires_grad=True)
+    mask = torch.arange(9) < torch.tensor(lengths)[:, None]
+    y, expected = cell(x, mask), cell.scan(x, cell.initial_state(4), mask)[0]
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
+    weights = torch.randn_like(y)
+    for mine, theirs in zip(*(torch.autograd.grad((z * weights).sum(), [x, *cell.parameters()]) for z in (y, expected)), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+
+
+def test_empty_batch():
+    cell = MaskedGRU(3)
+    assert cell(torch.zeros(0, 5, 3)).shape == (0, 5, 3)
+    assert cell(torch.zeros(2, 0, 3), torch.ones(2, 0, dtype=torch.bool)).shape == (2, 0, 3)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_masked_weights_have_no_influence_and_no_gradient(mode):
     torch.manual_seed(2)
     cell = MaskedRecurrentCell(3, 4, mode)

@@ -94,6 +94,19 @@ class MaskedRecurrentCell(StreamingMixer):
         h = self.weight_hh.new_zeros(batch_size, self.hidden_size)
         return (h, torch.zeros_like(h)) if self.mode == "lstm" else h
 
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The whole sequence (batch, length, input_size), from the zero state.
+
+        Padding on the right runs with the rest and is overwritten: nothing before it depends on it. A graph for export cannot look
+        at its mask and takes it to be such padding.
+        """
+        self._check(x, mask)
+        if mask is None or not (torch.compiler.is_exporting() or _padded_right(mask)):
+            return self.scan(x, self.initial_state(x.shape[0]), mask)[0]
+        y = self.scan(torch.where(mask[..., None], x, 0.0), self.initial_state(x.shape[0]))[0]
+        last_read = mask.cumsum(1)[..., None].expand_as(y) - 1
+        return torch.where(last_read < 0, 0.0, y.gather(1, last_read.clamp(min=0)))
+
     def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
         """One position (batch, input_size), by the equations as written."""
         weight_ih, weight_hh = self.effective_weights()
@@ -123,12 +136,15 @@ class MaskedRecurrentCell(StreamingMixer):
         Raises:
             ValueError: x or mask has another shape.
         """
+        self._check(x, mask)
+        weights = [*self.effective_weights(), self.bias_ih, self.bias_hh]
+        return recurrent_scan(self.mode, x, state, weights, mask)
+
+    def _check(self, x: Tensor, mask: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[-1] != self.input_size:
             raise ValueError(f"x must have shape (batch, length, {self.input_size}), got {tuple(x.shape)}")
         if mask is not None and mask.shape != x.shape[:2]:
             raise ValueError(f"mask must have shape {tuple(x.shape[:2])}, got {tuple(mask.shape)}")
-        weights = [*self.effective_weights(), self.bias_ih, self.bias_hh]
-        return recurrent_scan(self.mode, x, state, weights, mask)
 
 
 def recurrent_scan(mode: str, x: Tensor, state: State, weights: list[Tensor], mask: Tensor | None = None) -> tuple[Tensor, State]:
@@ -144,12 +160,16 @@ def recurrent_scan(mode: str, x: Tensor, state: State, weights: list[Tensor], ma
     Returns:
         y (batch, length, hidden) and the state after the chunk.
     """
-    if x.shape[1] == 0:
-        return x.new_zeros(x.shape[0], 0, weights[1].shape[1]), state
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        return x.new_zeros(*x.shape[:2], weights[1].shape[1]), state
     if mask is not None and not bool(mask.all()):
         return _scan_masked(mode, x, state, weights, mask)
     y, *final = _KERNELS[mode](x, _to_kernel(mode, state), weights, True, 1, 0.0, False, False, True)
     return y, _from_kernel(mode, final)
+
+
+def _padded_right(mask: Tensor) -> bool:
+    return not bool((mask[:, 1:] & ~mask[:, :-1]).any())
 
 
 def _scan_masked(mode: str, x: Tensor, state: State, weights: list[Tensor], mask: Tensor) -> tuple[Tensor, State]:
