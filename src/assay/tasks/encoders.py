@@ -13,6 +13,7 @@ from assay.tasks.rules import note, refuse
 
 KEPT_CATEGORIES = 32
 TEXT_WIDTH = 64
+LARGEST = 1e6  # deviations; new data may lie anywhere, and float32 must hold the square
 Spec = dict[str, Any]
 
 
@@ -85,9 +86,11 @@ def _encode_number(spec: Spec, column: Column, path: object, out: np.ndarray) ->
     missing = np.isnan(values)
     if missing.any():
         values = np.where(missing, spec["median"], values)
-    np.subtract(values, spec["mean"], out=(standardised := np.empty_like(values)))
-    np.divide(standardised, spec["deviation"], out=standardised)
-    out[:, 0] = np.clip(standardised, -1e6, 1e6)  # new data may lie anywhere; float32 and its square must hold it
+    standardised = values - spec["mean"]
+    standardised /= spec["deviation"]
+    if max(standardised.max(initial=0.0), -standardised.min(initial=0.0)) > LARGEST:
+        np.clip(standardised, -LARGEST, LARGEST, out=standardised)
+    out[:, 0] = standardised
     if spec["indicator"]:
         out[:, 1] = missing
 

@@ -80,7 +80,9 @@ def _read_with_arrow(path: Path, delimiter: str, decimal: str, header: bool, nam
     unique = _unique_names(names, [])
     read = pyarrow.csv.ReadOptions(column_names=unique, skip_rows=1 if header else 0)
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter)
-    convert = pyarrow.csv.ConvertOptions(null_values=MISSING, strings_can_be_null=True, decimal_point=decimal)
+    convert = pyarrow.csv.ConvertOptions(
+        null_values=MISSING, strings_can_be_null=True, decimal_point=decimal, auto_dict_encode=True, auto_dict_max_cardinality=1_000
+    )
     try:
         table = pyarrow.csv.read_csv(path, read, parse, convert)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowKeyError):

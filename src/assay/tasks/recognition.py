@@ -125,15 +125,15 @@ def _choose_features(columns: dict[str, Column], names: list[str], result: Plan,
             result.dropped[name] = {"id": "an id", "constant": "always the same", "empty": "empty"}[role]
     others = [name for name in names if name not in texts and name not in result.dropped]
     if not texts and not others:  # words that looked like ids are all there is
-        texts = [name for name in result.dropped if columns[name].role == "id" and columns[name].values.dtype == object]
+        texts = [name for name in result.dropped if columns[name].role == "id" and columns[name].is_words]
         others = []
     if options.task == "text" and not texts:
-        texts = [name for name in names if columns[name].values.dtype == object][:1]
+        texts = [name for name in names if columns[name].is_words][:1]
         others = []
     if len(texts) == 2 and (not others or options.task == "pair"):
         result.kind, result.features = "pair", texts
     elif options.task == "pair":
-        strings = [name for name in names if columns[name].values.dtype == object]
+        strings = [name for name in names if columns[name].is_words]
         if len(strings) != 2:
             raise refuse("unknown-task", path=options.path, task="pair", reason=f"it has {len(strings)} columns of words, not two")
         result.kind, result.features = "pair", strings

@@ -6,7 +6,6 @@ import math
 import re
 import warnings
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -65,7 +64,8 @@ class Column:
     Args:
         name: the column's name.
         role: what it is.
-        values: float64 with NaN (numeric, boolean), datetime64 with NaT (date), strings with None (categorical, text, id).
+        values: float64 with NaN (numeric, boolean), datetime64 with NaT (date), pandas categories (categorical), strings with None
+            (text, id).
         detail: what is needed to parse further values the same way (the format of dates).
         notes: what was mended.
     """
@@ -75,6 +75,11 @@ class Column:
     values: pd.Series
     detail: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_words(self) -> bool:
+        """Whether the cells are words rather than numbers or dates."""
+        return self.values.dtype == object or isinstance(self.values.dtype, pd.CategoricalDtype)
 
     def missing(self) -> np.ndarray:
         """True where the cell is missing."""
@@ -88,8 +93,8 @@ def detect(frame: pd.DataFrame) -> dict[str, Column]:
 
 def column_of(name: str, values: pd.Series) -> Column:
     """Judge one column."""
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype(object)
+    if isinstance(values.dtype, pd.CategoricalDtype) and not pd.api.types.is_string_dtype(values.cat.categories.dtype):
+        values = values.astype(values.cat.categories.dtype) if values.notna().all() else values.astype(object).infer_objects()
     if pd.api.types.is_bool_dtype(values.dtype) and not pd.api.types.is_object_dtype(values.dtype):
         return _constant_or(Column(name, "boolean", _plain_floats(values)))
     if pd.api.types.is_numeric_dtype(values.dtype):
@@ -98,12 +103,14 @@ def column_of(name: str, values: pd.Series) -> Column:
         return _constant_or(Column(name, "date", _without_zone(values), {"format": "datetime"}))
     if pd.api.types.is_timedelta64_dtype(values.dtype):
         return _numeric(name, values.dt.total_seconds())
-    return _of_strings(name, as_strings(values))
+    return _of_strings(name, values)
 
 
 def parse_as(name: str, values: pd.Series, role: Role, detail: dict[str, Any]) -> Column:
     """Read a further column the way an earlier one was read."""
-    if role in ("categorical", "text", "id", "constant", "empty"):
+    if role == "categorical":
+        return Column(name, role, as_category(values), detail)
+    if role in ("text", "id", "constant", "empty"):
         return Column(name, role, as_strings(values), detail)
     if role == "date":
         if pd.api.types.is_datetime64_any_dtype(values.dtype):
@@ -127,16 +134,34 @@ def is_group_name(name: str) -> bool:
 
 def as_strings(values: pd.Series) -> pd.Series:
     """Cells as stripped strings, None where missing (``?``, ``NA``, blank … too); whole floats without their ``.0``."""
+    categories = as_category(values)
+    words = np.array([*categories.cat.categories, None], dtype=object)
+    return pd.Series(words[categories.cat.codes.to_numpy()], index=values.index, dtype=object)
+
+
+def as_category(values: pd.Series) -> pd.Series:
+    """As `as_strings`, kept as pandas categories: each distinct string is looked at once."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        codes, uniques = values.cat.codes.to_numpy(), _words(pd.Series(values.cat.categories))
+    else:
+        codes, uniques = pd.factorize(_words(values))
+    tidy = [_tidy(unique) for unique in uniques]
+    names = list(dict.fromkeys(word for word in tidy if word is not None))
+    place = {word: index for index, word in enumerate(names)}
+    new = np.array([*(place.get(word, -1) if word is not None else -1 for word in tidy), -1])
+    return pd.Series(pd.Categorical.from_codes(new[codes], names), index=values.index)
+
+
+def _words(values: pd.Series) -> pd.Series:
+    """Cells as strings, None where missing; whole floats without their ``.0``."""
     if pd.api.types.is_float_dtype(values.dtype):
         whole = values.dropna()
         if len(whole) and np.isfinite(whole).all() and (whole == np.floor(whole)).all() and whole.abs().max() < 2**53:
             values = values.astype("Int64")
+    if isinstance(values.dtype, pd.StringDtype):
+        return values
     strings = values.astype(object).where(values.notna(), None)
-    if not pd.api.types.is_string_dtype(values.dtype):
-        strings = strings.map(lambda value: None if value is None else str(value))
-    codes, uniques = pd.factorize(strings)
-    tidy = [_tidy(unique) for unique in uniques]
-    return pd.Series(np.array([*tidy, None], dtype=object)[codes], index=values.index, dtype=object)
+    return strings.map(lambda value: None if value is None else str(value))
 
 
 def _tidy(value: str) -> str | None:
@@ -189,13 +214,13 @@ def _constant_or(column: Column) -> Column:
 
 def _numbers(strings: pd.Series) -> pd.Series:
     """Strings as numbers, NaN where they are none; ``1,234.5``, ``$12``, ``45%`` and ``(3)`` are numbers."""
-    direct = np.array(pd.to_numeric(strings, errors="coerce"), dtype="float64")
-    for row in np.flatnonzero(np.isnan(direct) & strings.notna().to_numpy()):
-        direct[row] = _odd_number(str(strings.iloc[row]))
-    return pd.Series(direct, index=strings.index)
+    codes, uniques = pd.factorize(strings)
+    direct = np.array(pd.to_numeric(pd.Series(uniques), errors="coerce"), dtype="float64")
+    for index in np.flatnonzero(np.isnan(direct)):
+        direct[index] = _odd_number(str(uniques[index]))
+    return pd.Series(np.append(direct, np.nan)[codes], index=strings.index)
 
 
-@lru_cache(maxsize=100_000)
 def _odd_number(text: str) -> float:
     if not _TIDY_NUMBER.match(text):
         return math.nan
@@ -213,11 +238,12 @@ def _not_numbers(name: str, strings: pd.Series, parsed: pd.Series) -> list[str]:
 # ------------------------------------------------------------------------------------------------ words
 
 
-def _of_strings(name: str, strings: pd.Series) -> Column:
+def _of_strings(name: str, values: pd.Series) -> Column:
+    strings = as_strings(values)
     sample = _sample(strings)
     if not len(sample):
         return Column(name, "empty", strings)
-    if strings.notna().all() and (strings == strings.iloc[0]).all():
+    if sample.nunique() == 1 and strings.nunique(dropna=False) == 1:
         return Column(name, "constant", strings)
     distinct = {value.lower() for value in sample.unique()}
     if distinct <= (_TRUE | _FALSE) and len(distinct) == 2:
@@ -233,7 +259,8 @@ def _of_strings(name: str, strings: pd.Series) -> Column:
     format = _date_format(sample)
     if format:
         return Column(name, "date", _dates(strings, format), {"format": format}, _ambiguous(name, sample, format))
-    return Column(name, _kind_of_words(name, strings, sample), strings)
+    kind = _kind_of_words(name, strings, sample)
+    return Column(name, kind, as_category(values) if kind == "categorical" else strings)
 
 
 def _kind_of_words(name: str, strings: pd.Series, sample: pd.Series) -> Role:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,8 +76,27 @@ def divide_in_order(count: int, shares: tuple[float, float] = (0.6, 0.2)) -> dic
 
 def row_fingerprints(frame: pd.DataFrame) -> np.ndarray:
     """(rows,) hashes, equal where all cells are equal."""
-    hashes: Any = pd.util.hash_pandas_object(frame, index=False)  # pyright: ignore[reportAttributeAccessIssue]
-    return hashes.to_numpy()
+    hashes = np.full(len(frame), 0x9E3779B97F4A7C15, dtype=np.uint64)
+    for name in frame.columns:
+        hashes ^= _bits(frame[name])
+        hashes *= np.uint64(0xBF58476D1CE4E5B9)  # multiply and fold, as splitmix64 does (Steele, Lea, Flood, 2014)
+        hashes ^= hashes >> np.uint64(32)
+        hashes *= np.uint64(0x94D049BB133111EB)
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
+
+
+def _bits(values: pd.Series) -> np.ndarray:
+    """64 bits a cell, equal where cells are equal: those of the float, or the number of the distinct value."""
+    if pd.api.types.is_float_dtype(values.dtype) and isinstance(values.dtype, np.dtype):
+        floats = values.to_numpy(dtype=np.float64) + 0.0  # −0 and 0 are equal
+        floats[np.isnan(floats)] = np.nan  # one of the many NaNs
+        return floats.view(np.uint64)
+    if pd.api.types.is_integer_dtype(values.dtype) and isinstance(values.dtype, np.dtype):
+        return values.to_numpy().astype(np.int64).view(np.uint64)
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return values.cat.codes.to_numpy().astype(np.int64).view(np.uint64)
+    return pd.factorize(values)[0].astype(np.int64).view(np.uint64)
 
 
 def split_codes(values: Sequence[object]) -> np.ndarray | None:
@@ -127,21 +145,23 @@ def check_classes(labels: np.ndarray, names: Sequence[str], path: object, place:
 
 def _proportional(count: int, labels: np.ndarray | None, seed: int) -> np.ndarray:
     """0/1/2 for each example: a fifth of every label to validation and to test, at least one to training."""
-    order = np.random.default_rng(seed).permutation(count)
+    generator = np.random.default_rng(seed)
     kinds = np.zeros(count, dtype=np.int64) if labels is None else np.asarray(labels)
-    shuffled = kinds[order]
-    by_kind = np.argsort(shuffled, kind="stable")
-    sizes = np.bincount(shuffled)
-    starts = np.cumsum(sizes) - sizes
-    rank = np.arange(count) - starts[shuffled[by_kind]]  # place within its label
-    size = sizes[shuffled[by_kind]]
-    held_out = np.maximum(np.round(size * HELD_OUT), 1)
-    test = np.where(size >= 2, held_out, 0)
-    validation = np.where(size >= 3, held_out, 0)
-    part = np.where(rank < test, 2, np.where(rank < test + validation, 1, 0))
-    result = np.empty(count, dtype=np.int64)
-    result[order[by_kind]] = part
-    return result
+    small = kinds.max(initial=0) < 2**15  # few labels sort by radix
+    by_kind = np.argsort(kinds.astype(np.int16) if small else kinds, kind="stable")
+    part = np.zeros(count, dtype=np.int8)
+    start = 0
+    for size in np.bincount(kinds):
+        held_out = max(round(size * HELD_OUT), 1)
+        codes = np.zeros(size, dtype=np.int8)
+        if size >= 2:
+            codes[:held_out] = 2
+        if size >= 3:
+            codes[held_out : 2 * held_out] = 1
+        generator.shuffle(codes)
+        part[by_kind[start : start + size]] = codes
+        start += size
+    return part
 
 
 def _shares(count: int, labels: np.ndarray | None, seed: int) -> np.ndarray:

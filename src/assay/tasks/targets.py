@@ -13,7 +13,7 @@ from torch import Tensor
 
 from assay.contracts import Class, SplitName, Values
 from assay.tasks.encoders import moments
-from assay.tasks.roles import FEW, Column, as_strings, column_of
+from assay.tasks.roles import FEW, Column, as_category, as_strings, column_of
 from assay.tasks.rules import note, refuse, some
 from assay.tasks.splitting import check_classes, label_notes
 
@@ -80,7 +80,8 @@ def without_missing(frame: pd.DataFrame, names: Sequence[str]) -> tuple[np.ndarr
     notes = []
     for name in names:
         values = frame[name]
-        missing = (as_strings(values) if values.dtype == object or isinstance(values.dtype, pd.StringDtype) else values).isna().to_numpy()
+        words = values.dtype == object or isinstance(values.dtype, (pd.StringDtype, pd.CategoricalDtype))
+        missing = (as_category(values) if words else values).isna().to_numpy()
         if missing.any():
             notes.append(note("no-target", count=int(missing.sum()), total=len(frame), column=name, row=int(missing.argmax()) + 1))
         kept &= ~missing
@@ -156,8 +157,12 @@ def is_class(column: Column, task: str | None) -> bool:
 
 def class_codes(values: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Class numbers and names; names in the order of numbers where they are numbers, else of the alphabet."""
-    strings = as_strings(values) if not pd.api.types.is_integer_dtype(values.dtype) else values.astype(object).map(str)
-    codes, uniques = pd.factorize(strings)
+    if pd.api.types.is_integer_dtype(values.dtype):
+        codes, numbers = pd.factorize(values)
+        uniques = [str(number) for number in numbers]
+    else:
+        categories = as_category(values)
+        codes, uniques = categories.cat.codes.to_numpy(), list(categories.cat.categories)
     try:
         order = sorted(range(len(uniques)), key=lambda index: float(uniques[index]))
     except ValueError:
@@ -171,8 +176,7 @@ def _refuse_unusable(column: Column, path: object, constant_too: bool = True) ->
     reason = {"date": "it holds dates", "categorical": "its values are not numbers", "text": "it holds text", "empty": "it is empty"}
     if constant_too:
         reason["constant"] = "it is always the same"
-    values_are_words = column.values.dtype == object
-    if column.role in reason or values_are_words:
+    if column.role in reason or column.is_words:
         raise refuse("unusable-target", path=path, column=column.name, reason=reason.get(column.role, "its values are not numbers"))
 
 
