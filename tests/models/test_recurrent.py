@@ -180,6 +180,9 @@ def test_operations_are_those_of_the_matrix_products():
     batch = {"tokens": torch.ones(3, 12, dtype=torch.long)}
     cells = 3 * 12 * (2 * 24 * (8 + 8) + 2 * 12 * (8 + 4))
     assert count_flops(model, batch) == cells + 3 * 2 * 4 * 2
+    graph = GraphRecurrentNetwork([(0, 2), (1, 2), (2, 3), (0, 3)], "lstm")  # layers of 2, 1 and 1 units, one skip
+    cells = 3 * 12 * (2 * 8 * (2 + 2) + 2 * 4 * (2 + 1) + 2 * 4 * (1 + 1) + 2 * 4 * (2 + 1))
+    assert count_flops(graph, batch) == cells + 3 * 2 * 1 * 2
 
 
 @pytest.mark.parametrize("family", [RecurrentClassifierFamily(), GraphRecurrentFamily()])

@@ -158,8 +158,8 @@ class GraphRecurrentNetwork(nn.Module):
         return Output(self.readout(hidden), hidden=hidden)
 
     def step_flops(self) -> int:
-        """Operations a position."""
-        return sum(layer.step_flops() for layer in self.layers)  # pyright: ignore[reportCallIssue]
+        """Operations a position, all cells together; the zeros that fusing multiplies are not counted."""
+        return sum(cell.step_flops() for cell in self.modules() if isinstance(cell, MaskedRecurrentCell))
 
     def _layer(self, target: int, sizes: list[int]) -> ParallelRecurrent:
         sources = self.dag.sources(target)
@@ -177,7 +177,12 @@ class GraphRecurrentNetwork(nn.Module):
         return wide.repeat_interleave(self.units, 1)
 
 
-register_flops(GraphRecurrentNetwork, lambda model, args, _: args[0]["tokens"].numel() * model.step_flops())  # pyright: ignore
+def _flops(model: nn.Module, args: tuple[Any, ...], _output: Any) -> int:
+    assert isinstance(model, GraphRecurrentNetwork)  # what it is registered for
+    return args[0]["tokens"].numel() * model.step_flops() + len(args[0]["tokens"]) * 2 * model.readout.weight.numel()
+
+
+register_flops(GraphRecurrentNetwork, _flops)
 
 
 class RecurrentClassifierFamily:

@@ -207,7 +207,12 @@ def _from_kernel(mode: str, final: list[Tensor]) -> State:
     return (final[0][0], final[1][0]) if mode == "lstm" else final[0][0]
 
 
-register_flops(MaskedRecurrentCell, lambda cell, args, _: args[0].shape[0] * args[0].shape[1] * cell.step_flops())  # pyright: ignore
+def _flops(cell: nn.Module, args: tuple[Any, ...], _output: Any) -> int:
+    assert isinstance(cell, MaskedRecurrentCell)  # what it is registered for
+    return args[0].shape[0] * args[0].shape[1] * cell.step_flops()
+
+
+register_flops(MaskedRecurrentCell, _flops)
 
 
 class MaskedTanh(MaskedRecurrentCell):

@@ -58,10 +58,6 @@ class ParallelRecurrent(nn.Module):
         y, _ = recurrent_scan(self.mode, x, self._fused_state(x), self._fused_weights(), mask)
         return y.unflatten(-1, (len(self.cells), self.hidden_size)).sum(-2)
 
-    def step_flops(self) -> int:
-        """Operations a position of all cells; the zeros that fusing multiplies are not counted."""
-        return sum(cell.step_flops() for cell in self)
-
     def _fused_state(self, x: Tensor) -> State:
         h = x.new_zeros(x.shape[0], len(self.cells) * self.hidden_size)
         return (h, h) if self.mode == "lstm" else h
