@@ -1,0 +1,360 @@
+"""The generated half of the docs: one page a part, one a paper, the table of opening rules, the measured scaling.
+
+Runs as a mkdocs hook before every build, or by hand:
+
+    python docs/generate.py             write docs/parts and docs/papers
+    python docs/generate.py --measure   first measure parameters, operations and time of every mixer and model into docs/data/timings.json
+"""
+
+from __future__ import annotations
+
+import html
+import inspect
+import json
+import os
+import platform
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+DATA = DOCS / "data"
+PART_KINDS = ("mixer", "part", "model", "estimator", "method", "compressor", "probe", "exporter", "task")
+KIND_TITLES = {
+    "mixer": "Mixers", "part": "Parts", "model": "Networks", "estimator": "Classical baselines", "method": "Training methods",
+    "compressor": "Compressors", "probe": "Probes", "exporter": "Exporters", "task": "Built-in tasks",
+}  # fmt: skip
+BATCH, LENGTH, WIDTH, PARAMETERS = 4, 256, 64, 50_000
+
+
+# ------------------------------------------------------------------------------------------------ hooks of mkdocs
+
+
+def on_pre_build(config: Any) -> None:
+    """Write the generated pages before mkdocs collects its files."""
+    write_pages()
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Fill the places that other pages leave for generated tables."""
+    for place, content in (("<!-- table of rules -->", rules_table), ("<!-- measured scaling -->", scaling_table)):
+        if place in markdown:
+            markdown = markdown.replace(place, content())
+    return markdown
+
+
+# ------------------------------------------------------------------------------------------------ parts
+
+
+def write_pages() -> None:
+    """Write every generated page anew; an unchanged page is not touched, so that `mkdocs serve` does not run in circles."""
+    pages = {**part_pages(), **paper_pages()}
+    for folder in ("parts", "papers"):
+        known = {path for path in pages if path.startswith(folder)}
+        for old in (DOCS / folder).glob("**/*.md"):
+            if str(old.relative_to(DOCS)) not in known:
+                old.unlink()
+    for name, text in pages.items():
+        path = DOCS / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+
+def part_pages() -> dict[str, str]:
+    """The pages of all registered things, and their index."""
+    from assay import registry
+
+    timings = _json(DATA / "timings.json") or {}
+    pages, index = {}, ["# Parts", "", "Everything that is registered; `assay catalog` searches the same list.", ""]
+    for kind in PART_KINDS:
+        index += [f"## {KIND_TITLES[kind]}", "", "| name | what it is |", "|---|---|"]
+        for name in registry.TABLE[kind]:
+            found = registry.resolve(kind, name)
+            document = inspect.getdoc(found) or ""
+            index.append(f"| [`{name}`]({kind}/{name}.md) | {_cell(_first_sentence(document))} |")
+            pages[f"parts/{kind}/{name}.md"] = _part_page(
+                kind, name, found, document, timings.get(f"{kind}/{name}"), timings.get("machine", "")
+            )
+        index.append("")
+    return pages | {"parts/index.md": "\n".join(index)}
+
+
+def _part_page(kind: str, name: str, found: Any, document: str, timing: dict[str, Any] | None, machine: str) -> str:
+    from assay import registry
+
+    module, attribute = registry.TABLE[kind][name].split(":")
+    lines = [f"# {name}", "", f"*{KIND_TITLES[kind]}* · `from {module} import {attribute}`", "", _markdown(document), ""]
+    module_document = inspect.getdoc(sys.modules.get(module)) or ""
+    if module_document and _first_sentence(module_document) != _first_sentence(document):
+        lines += ["## The file it is in", "", _markdown(module_document), ""]
+    signature = _signature(found, attribute)
+    if signature:
+        lines += ["## Constructor" if inspect.isclass(found) else "## Call", "", "```python", signature, "```", ""]
+    constructor = inspect.getdoc(found.__init__) if inspect.isclass(found) and found.__init__.__doc__ and "__init__" in vars(found) else ""
+    if constructor:
+        lines += [_markdown(constructor), ""]
+    if kind in ("mixer", "model"):
+        lines += ["## Cost", "", *_cost(kind, timing, machine), ""]
+    return "\n".join(lines)
+
+
+def _signature(found: Any, attribute: str) -> str:
+    try:
+        text = str(inspect.signature(found))
+    except (TypeError, ValueError):
+        return ""
+    text = re.sub(r"(assay|torch|typing|numpy|collections\.abc)\.(\w+\.)*", "", text).replace("'", "")
+    arguments = f"{attribute}{text}"
+    return arguments if len(arguments) < 100 else arguments.replace("(", "(\n    ", 1).replace(", ", ",\n    ")
+
+
+def _cost(kind: str, timing: dict[str, Any] | None, machine: str) -> list[str]:
+    if timing is None:
+        return ["Not measured yet: `python docs/generate.py --measure`."]
+    if "refused" in timing:
+        return [timing["refused"]]
+    rows = [("measured on", timing["size"]), ("parameters", f"{timing['parameters']:,}"), ("operations, forward", f"{timing['flops']:,}")]
+    rows.append(("forward, median", f"{timing['forward_ms']:.3g} ms (95th percentile {timing['forward_p95_ms']:.3g} ms)"))
+    rows.append(("forward and backward, median", f"{timing['training_ms']:.3g} ms"))
+    if timing.get("state_bytes"):
+        rows.append(
+            ("streaming state", ", ".join(f"{size:,} bytes after {position} positions" for position, size in timing["state_bytes"].items()))
+        )
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), "", f"Measured with one thread: {machine}."]
+
+
+# ------------------------------------------------------------------------------------------------ papers
+
+
+def paper_pages() -> dict[str, str]:
+    """One page a paper: every claim beside what was measured last; and their index."""
+    from assay import registry
+
+    pages = {}
+    index = ["# Papers", "", "Every headline claim is a program: `assay reproduce SLUG` measures it. The tables show the last run at the"]
+    index += ["scale named; a claim that fails is shown as failing.", ""]
+    index += ["| paper | claims | hold | fail | undecided | not run |", "|---|---:|---:|---:|---:|---:|"]
+    for slug in registry.TABLE["paper"]:
+        paper = registry.resolve("paper", slug)
+        results = {row["claim"]: row for row in _json(DATA / "claims" / f"{slug}.json") or []}
+        verdicts = [results.get(claim.name, {}).get("verdict", "not-run") for claim in paper.claims]
+        counts = " | ".join(str(verdicts.count(verdict)) for verdict in ("holds", "fails", "undecided", "not-run"))
+        index.append(f"| [{_cell(paper.title)}]({slug}.md) | {len(paper.claims)} | {counts} |")
+        pages[f"papers/{slug}.md"] = _paper_page(paper, results)
+    return pages | {"papers/index.md": "\n".join([*index, ""])}
+
+
+def _paper_page(paper: Any, results: dict[str, Any]) -> str:
+    lines = [f"# {paper.title}", "", f"{paper.authors}, {paper.year}."]
+    if paper.official:
+        lines += ["", f"Official code: <{paper.official}>." if paper.official.startswith("http") else f"Official code: {paper.official}."]
+    lines += ["", "```sh", f"assay reproduce {paper.slug}", "```", ""]
+    lines += ["| claim | the paper | measured here | verdict |", "|---|---|---|---|"]
+    for claim in paper.claims:
+        row = results.get(claim.name)
+        published = f"{_cell(claim.paper)}<br>*{_cell(claim.source)}*"
+        text = f"**{_cell(claim.name)}**<br>{_cell(claim.text)}"
+        if row is None:
+            lines.append(f'| {text} | {published} | not run yet | <span class="verdict not-run">not run yet</span> |')
+            continue
+        measured = "<br>".join(
+            f"{_cell(key)} {value:.4g}{_spread(row, key)}" for key, value in row["measured"].items() if value is not None
+        )
+        how = f"*{row['scale']}, {row['seeds']} seed{'' if row['seeds'] == 1 else 's'}, {row['seconds']:.0f} s*"
+        verdict = f'<span class="verdict {row["verdict"]}">{row["verdict"].replace("-", " ")}</span><br>{_cell(row["reason"])}'
+        lines.append(f"| {text} | {published} | {measured or '–'}<br>{how} | {verdict} |")
+    return "\n".join([*lines, ""])
+
+
+def _spread(row: dict[str, Any], key: str) -> str:
+    value = row.get("spread", {}).get(key)
+    return f" ± {value:.2g}" if value is not None else ""
+
+
+# ------------------------------------------------------------------------------------------------ tables in other pages
+
+
+def rules_table() -> str:
+    """What is refused, imputed and warned of, from the code that does it."""
+    from assay.tasks.rules import RULES
+
+    lines = ["| data | when | outcome | what is said |", "|---|---|---|---|"]
+    for rule in RULES:
+        sentence = re.sub(r"\{(\w+)[^}]*\}", r"‹\1›", rule.sentence)
+        lines.append(f"| {_cell(rule.kind)} | {_cell(rule.condition)} | **{rule.outcome}** | {_cell(sentence)} |")
+    return "\n".join(lines)
+
+
+def scaling_table() -> str:
+    """What `benchmarks/scaling.py` measured last."""
+    measured = _json(DATA / "scaling.json")
+    if measured is None:
+        return "Not measured yet: `python benchmarks/scaling.py --write`."
+    return "\n\n".join(f"**{part['title']}** ({part['basis']})\n\n" + _table(part["rows"]) for part in measured["parts"])
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    names = list(rows[0])
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(_cell(str(row[name])) for name in names)} |" for row in rows)])
+
+
+# ------------------------------------------------------------------------------------------------ measuring
+
+
+def measure() -> None:
+    """Measure every mixer and model with one thread and keep the figures."""
+    import torch
+
+    from assay import registry
+
+    torch.set_num_threads(1)
+    machine = f"{platform.machine()}, {os.cpu_count()} processors (load {os.getloadavg()[0]:.1f} when it began)"
+    found: dict[str, Any] = {"machine": f"{machine}, PyTorch {torch.__version__}, {time.strftime('%Y-%m-%d')}"}
+    for kind, measured in (("mixer", _measured_mixer), ("model", _measured_model)):
+        for name in registry.TABLE[kind]:
+            found[f"{kind}/{name}"] = measured(name)
+            print(f"{kind}/{name}", found[f"{kind}/{name}"])
+    DATA.mkdir(exist_ok=True)
+    (DATA / "timings.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _measured_mixer(name: str) -> dict[str, Any]:
+    import torch
+
+    from assay import registry
+    from assay.measure import count_flops, parameter_count, state_bytes
+
+    torch.manual_seed(0)
+    mixer = registry.resolve("mixer", name)(WIDTH)
+    x = torch.randn(BATCH, LENGTH, WIDTH)
+    states = {}
+    if getattr(mixer, "causal", False):
+        with torch.no_grad():
+            for position in (1, 16, LENGTH):
+                states[position] = state_bytes(mixer.scan(x[:1, :position], mixer.initial_state(1))[1])
+    times = _times(lambda: mixer(x), mixer)
+    size = f"{BATCH} sequences of {LENGTH} positions, width {WIDTH}"
+    return {"size": size, "parameters": parameter_count(mixer), "flops": count_flops(mixer, x), **times, "state_bytes": states}
+
+
+def _measured_model(name: str) -> dict[str, Any]:
+    import torch
+
+    from assay.measure import count_flops, parameter_count
+    from assay.models import build, family
+
+    for signature, batch, size in _standard_inputs():
+        if family(name).accepts(signature) is None:
+            torch.manual_seed(0)
+            model = build(name, signature, parameters=PARAMETERS).eval()
+            times = _times(lambda model=model, batch=batch: model(batch).prediction, model)
+            return {"size": size, "parameters": parameter_count(model), "flops": count_flops(model, batch), **times}
+    return {"refused": "Takes none of the standard inputs that the others are measured with."}
+
+
+def _standard_inputs() -> list[tuple[Any, dict[str, Any], str]]:
+    import torch
+
+    from assay.contracts import Class, Graph, Image, Pair, Series, Signature, Table, Tokens
+
+    generator = torch.Generator().manual_seed(0)
+    image = {"image": torch.randn(BATCH, 3, 32, 32, generator=generator)}
+    edges = torch.randint(0, 1000, (2, 5000), generator=generator)
+    graph = {
+        "nodes": torch.randn(1000, 64, generator=generator),
+        "edges": torch.cat([edges, edges.flip(0)], 1),
+        "selected": torch.arange(100),
+    }
+    tokens = torch.randint(0, 100, (BATCH, 64), generator=generator)
+    real = torch.ones(BATCH, 64, dtype=torch.bool)
+    pair = {"first_tokens": tokens, "first_mask": real, "second_tokens": tokens, "second_mask": real}
+    return [
+        (Signature(Image(3, 32, 32), Class(10)), image, f"{BATCH} pictures of 32×32, colour, 10 classes"),
+        (Signature(Graph(64, 1000, 10_000), Class(7)), graph, "a graph of 1,000 nodes, 10,000 directed edges, 64 features, 7 classes"),
+        (
+            Signature(Table(32), Class(10)),
+            {"table": torch.randn(BATCH, 32, generator=generator)},
+            f"{BATCH} rows of 32 numbers, 10 classes",
+        ),
+        (
+            Signature(Series(3, LENGTH), Class(10)),
+            {"series": torch.randn(BATCH, LENGTH, 3, generator=generator), "mask": torch.ones(BATCH, LENGTH, dtype=torch.bool)},
+            f"{BATCH} series of {LENGTH} steps, 3 channels, 10 classes",
+        ),
+        (Signature(Tokens(100, 64), Class(10)), {"tokens": tokens, "mask": real}, f"{BATCH} texts of 64 tokens, 10 classes"),
+        (Signature(Pair(Tokens(100, 64), Tokens(100, 64)), Class(100)), pair, f"{BATCH} pairs of 64 tokens, 100 classes"),
+    ]
+
+
+def _times(forward: Any, module: Any) -> dict[str, float]:
+    import torch
+
+    from assay.measure import latency
+
+    def train() -> None:
+        module.zero_grad()
+        forward().square().mean().backward()
+
+    with torch.no_grad():
+        median, late = latency(forward, repeats=20, warmup=3)
+    return {"forward_ms": median, "forward_p95_ms": late, "training_ms": latency(train, repeats=10, warmup=2)[0]}
+
+
+# ------------------------------------------------------------------------------------------------ text
+
+
+def _markdown(document: str) -> str:
+    """A docstring in Markdown: sections become headed lists, double backticks single ones, indented blocks stay code."""
+    lines, section = [], False
+    for line in document.splitlines():
+        heading = re.fullmatch(r"(Args|Returns|Raises|Yields|Shapes|Example|Examples|Source|Sources|Note):", line.strip())
+        if heading and not line.startswith(" "):
+            lines += ["", f"**{heading[1].replace('Args', 'Arguments')}**", ""]
+            section = True
+        elif section and re.match(r" {4}\S", line):
+            name, colon, rest = line.strip().partition(": ")
+            lines.append(f"- `{name}`: {_inline(rest)}" if colon and " " not in name.replace(", ", "") else f"- {_inline(line.strip())}")
+        elif section and re.match(r" {5,}\S", line):
+            lines.append(f"  {_inline(line.strip())}")
+        else:
+            section = section and not line.strip()
+            lines.append(line if line.startswith("    ") else _inline(line))
+    return "\n".join(lines).strip()
+
+
+def _inline(text: str) -> str:
+    pieces = re.split(r"(``.+?``|`[^`]+`)", text)
+    return "".join(
+        f"`{piece.strip('`')}`" if index % 2 else html.escape(piece, quote=False).replace("*", "\\*").replace("_", "\\_")
+        for index, piece in enumerate(pieces)
+    )
+
+
+def _first_sentence(document: str) -> str:
+    from assay.catalog.search import first_sentence
+
+    return first_sentence(document)
+
+
+def _cell(text: str) -> str:
+    return (
+        html.escape(" ".join(str(text).split()), quote=False)
+        .replace("|", "\\|")
+        .replace("*", "\\*")
+        .replace("_", "\\_")
+        .replace("`", "\\`")
+    )
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+if __name__ == "__main__":
+    if "--measure" in sys.argv[1:]:
+        measure()
+    write_pages()
