@@ -36,8 +36,9 @@ def test_a_folded_model_reloads_from_its_folder_and_predicts_the_same(name, tmp_
     assert not any(isinstance(module, nn.BatchNorm2d) for module in again.modules())
     after = again({"image": task.splits["test"]["image"]}).prediction
     assert torch.allclose(after, before, atol=1e-4 * float(before.abs().max()))
-    assert len(trail) == 1
-    assert trail[0].measures["parameters"] == parameter_count(folded)
+    assert [point.measures["parameters"] for point in trail] == [parameter_count(model), parameter_count(folded)]
+    assert trail[1].measures["accuracy"] == trail[0].measures["accuracy"]
+    assert trail[1].measures["difference"] < 1e-4
     # the model that was given is left as it was
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     assert torch.equal(model({"image": task.splits["test"]["image"]}).prediction, before)

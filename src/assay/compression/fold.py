@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from assay.contracts import Task, TrailPoint
-from assay.measure import parameter_count
+from assay.measure import count_flops, parameter_count
 from assay.models import surgery
 
 TOLERANCE = 1e-3
@@ -18,7 +19,7 @@ TOLERANCE = 1e-3
 class Fold:
     """Folds every batch normalisation into the convolution before it: the same predictions, fewer operations and numbers.
 
-    It does one thing, whatever the target; there is one point on the trail.
+    It does one thing, whatever the target; the trail has two points, before and after.
 
     What it does: `assay.models.vision.folding.fold_batchnorm`. When to use it: before export, always. What it costs: the folded network
     should not be trained further.
@@ -42,15 +43,23 @@ class Fold:
             raise ValueError(
                 f"folding changed the predictions by {difference:.2g} of their size: normalisation is used in an unforeseen way"
             )
-        evaluation = task.evaluate(folded, "validation")
-        measures = {
-            "parameters": float(parameter_count(folded)),
-            "bytes": float(sum(tensor.numel() * tensor.element_size() for tensor in folded.state_dict().values())),
-            "difference": difference,
-            task.metric: evaluation.metrics[task.metric],
-        }
-        weights = {name: tensor.detach().clone() for name, tensor in folded.state_dict().items()}
-        return folded, [TrailPoint(list(folded.config["edits"]), measures, weights)]  # pyright: ignore[reportIndexIssue, reportArgumentType]
+        return folded, [_point(original, task), _point(folded, task, difference=difference)]
+
+
+def _point(model: nn.Module, task: Task, **more: float) -> TrailPoint:
+    """The network as it is: the edits that rebuild it, what it measures on validation, its weights."""
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        operations = count_flops(model, next(iter(task.batches("validation", 1))))
+    measures = {
+        "parameters": float(parameter_count(model)),
+        "bytes": float(sum(tensor.numel() * tensor.element_size() for tensor in weights.values())),
+        "flops": float(operations),
+        task.metric: task.evaluate(model, "validation").metrics[task.metric],
+        **more,
+    }
+    config: Any = getattr(model, "config", {"edits": []})
+    return TrailPoint(list(config["edits"]), measures, weights)
 
 
 def _difference(original: nn.Module, folded: nn.Module, task: Task) -> float:
