@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import scipy.stats
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from assay.contracts import Claim, Class, Graph, Measured, Paper, Scale, SplitName
 from assay.errors import UserError
-from assay.inspection.smoothness import smoothness
+from assay.inspection.smoothness import Estimate, smoothness
 from assay.measure import parameter_count
 from assay.models.graph import DAGNN, DecoupledGNN, EntangledGCN, NodePredictor
 from assay.nn.graph.propagation import mean_hop
@@ -73,12 +74,20 @@ def _run(scale: Scale, family: str, seed: int, labels: int, setting: str, option
     return _fit(core, task, EPOCHS[scale], seed, decay)
 
 
-def _fit(core: nn.Module, task: GraphTask, epochs: int, seed: int, decay: float) -> Trained:
+def _fit(core: nn.Module, task: GraphTask, epochs: int, seed: int, decay: float, select: Literal["best", "last"] = "best") -> Trained:
     def adam(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
 
     return trained(
-        NodePredictor(core), task, steps=epochs, learning_rate=0.01, seed=seed, optimizer=adam, schedule="constant", validate_every=5
+        NodePredictor(core),
+        task,
+        steps=epochs,
+        learning_rate=0.01,
+        seed=seed,
+        optimizer=adam,
+        schedule="constant",
+        validate_every=5,
+        select=select,
     )
 
 
@@ -197,9 +206,11 @@ def smoothing_is_late(scale: Scale) -> Measured:
     values: dict[str, float] = {}
     decreasing, error = True, 0.0
     for name, task in graphs.items():
-        curve, slope, expected, longest = _smoothing_curve(task, 2_000 if scale == "smoke" else 20_000)
-        early = [curve[k] for k in sorted(curve) if 2 <= k <= 500]
-        decreasing &= all(later <= earlier for earlier, later in pairwise(early))
+        estimates, slope, expected, longest = _smoothing_curve(task, 2_000 if scale == "smoke" else 20_000)
+        early = [estimates[k] for k in sorted(estimates) if 2 <= k <= 500]
+        # Estimated from random pairs, a value may seem to rise by chance: a rise counts beyond three standard errors.
+        decreasing &= all(later.value <= earlier.value + 3 * earlier.standard_error for earlier, later in pairwise(early))
+        curve = {k: estimate.value for k, estimate in estimates.items()}
         error = max(error, abs(slope / expected - 1))
         tenth = next((k for k in sorted(curve) if curve[k] < 0.1 * curve[1]), math.inf)
         values |= {f"{name}, smoothness at k = 1": curve[1], f"{name}, smoothness at k = {longest}": curve[longest]}
@@ -215,25 +226,29 @@ def smoothing_is_late(scale: Scale) -> Measured:
     return Measured(values, "holds" if holds else "fails", reason)
 
 
-def _smoothing_curve(task: GraphTask, most: int) -> tuple[dict[int, float], float, float, int]:
-    """Smoothness at growing k until a millionth of that at k = 1, the log-slope over its last three decades, and log |λ₂|."""
+def _smoothing_curve(task: GraphTask, most: int) -> tuple[dict[int, Estimate], float, float, int]:
+    """Smoothness at growing k until a millionth of that at k = 1, the log-slope over its last three decades, and log |λ₂|.
+
+    Exact up to 3,000 nodes, from 20,000 random pairs beyond.
+    """
     kept, edges = largest_component(task.graph["edges"], len(task.graph["nodes"]))
     operator = normalised_operator(edges, len(kept), dtype=torch.float64)
     x = torch.randn(len(kept), 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    curve: dict[int, float] = {}
+    pairs = None if len(kept) <= 3_000 else 20_000
+    curve: dict[int, Estimate] = {}
     k = 0
-    while k < most and (len(curve) < 2 or curve[k] > 1e-6 * curve[1]):
+    while k < most and (len(curve) < 2 or curve[k].value > 1e-6 * curve[1].value):
         step = max(1, k // 12)
         x, k = propagate(x, operator, step), k + step
-        curve[k] = smoothness(x, max_pairs=20_000).value
-    tail = [(hops, math.log(value)) for hops, value in curve.items() if 0 < value < 1e-3 * curve[1]]
-    slope = float(np.polyfit([k for k, _ in tail], [value for _, value in tail], 1)[0]) if len(tail) >= 3 else math.nan
+        curve[k] = smoothness(x, pairs)
+    tail = [(hops, math.log(found.value)) for hops, found in curve.items() if 0 < found.value < 1e-3 * curve[1].value]
+    slope = float(np.polyfit([hops for hops, _ in tail], [value for _, value in tail], 1)[0]) if len(tail) >= 3 else math.nan
     return curve, slope, math.log(second_eigenvalue(edges, len(kept))), k
 
 
 def _falls(task: GraphTask, scale: Scale, values: dict[str, float]) -> list[int]:
     """Hops K beyond the best where accuracy is 2 points below it although smoothness is still above a tenth of that at k = 1."""
-    every = (1, 10) if scale == "smoke" else (1, 3, 10, 30, 100, 300)
+    every, epochs = ((1, 10), 15) if scale == "smoke" else ((1, 3, 10, 30, 100), 500)  # many hops shrink the logits: training takes longer
     kept, edges = largest_component(task.graph["edges"], len(task.graph["nodes"]))
     operator = normalised_operator(edges, len(kept), dtype=torch.float64)
     z = torch.randn(len(kept), 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -242,7 +257,7 @@ def _falls(task: GraphTask, scale: Scale, values: dict[str, float]) -> list[int]
     for hops in every:
         torch.manual_seed(0)
         core = DecoupledGNN(task.graph["nodes"].shape[1], task.signature.output.size, num_hops=hops, dropout=0.5)
-        accuracy[hops] = _fit(core, task, EPOCHS[scale], 0, 5e-4).value
+        accuracy[hops] = _fit(core, task, epochs, 0, 5e-4).value
         share[hops] = smoothness(propagate(z, operator, hops), max_pairs=20_000).value / first
         values |= {f"decoupled on block model, K = {hops}": accuracy[hops], f"share of smoothness left, K = {hops}": share[hops]}
     best = max(accuracy, key=lambda hops: accuracy[hops])
@@ -282,8 +297,9 @@ def scores_adapt(scale: Scale) -> Measured:
     for seed in (0,) if scale == "smoke" else (0, 1, 2):
         task, degree = _barbell_with_hubs(seed)
         torch.manual_seed(seed)
-        core = DAGNN(task.graph["nodes"].shape[1], 2, 16, num_hops=10, dropout=0.2)
-        run = _fit(core, task, 30 if scale == "smoke" else 200, seed, 5e-4)
+        core = DAGNN(task.graph["nodes"].shape[1], 2, 16, num_hops=10, dropout=0.5)
+        # The last weights: validation is perfect after a few epochs, before the scores have moved.
+        run = _fit(core, task, 30 if scale == "smoke" else 1_000, seed, 5e-4, select="last")
         with torch.no_grad():
             _, scores = run.model.core(task.graph["nodes"], task.graph["edges"], return_scores=True)  # type: ignore[operator]
         hop = mean_hop(scores)
@@ -294,6 +310,8 @@ def scores_adapt(scale: Scale) -> Measured:
         f"the mean hop must vary by more than 0.05 hop² on every seed (least {min(variances):.3f}) and fall with degree "
         f"(mean rank correlation below 0: {np.mean(correlations):.2f})"
     )
+    if min(variances) <= 0.05:
+        reason += "; one linear score cannot be high for the confident vectors of two opposite classes, so it stays nearly flat"
     values = {"variance of the mean hop": float(np.mean(variances)), "rank correlation with degree": float(np.mean(correlations))}
     spread = {"variance of the mean hop": float(np.std(variances)), "rank correlation with degree": float(np.std(correlations))}
     return Measured(values, "holds" if holds else "fails", reason, spread, seeds=len(variances))
