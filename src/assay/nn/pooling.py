@@ -17,7 +17,7 @@ class SAFPool2d(nn.Module):
     Dropping whole channels of the strongest responses makes the network compose its answer from several features. With ``p = 0``,
     and always in evaluation, it is max-pooling.
 
-    Source: Hasanpour, Rouhani, Fayyaz, Sabokrou (2016), Lets keep it simple; named in their follow-up (2018).
+    Source: Hasanpour, Rouhani, Fayyaz, Sabokrou, Lets keep it simple, using simple architectures to outperform deeper ones, 2016.
 
     Args:
         p: probability of dropping a channel in training; the others are scaled by 1 / (1 − p).

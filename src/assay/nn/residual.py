@@ -13,7 +13,7 @@ class ScaledResidual(nn.Module):
 
     Very wide residual networks die early in training unless s is about 0.1 to 0.3. With s = 0 and x ≥ 0 the part is the identity.
 
-    Source: Szegedy, Ioffe, Vanhoucke, Alemi (2016), Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning.
+    Source: Szegedy, Ioffe, Vanhoucke, Alemi, Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning, 2016.
 
     Args:
         branch: maps x to something of x's shape.

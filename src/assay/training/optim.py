@@ -16,7 +16,7 @@ class RMSpropTF(torch.optim.Optimizer):
     ``v ← ρ v + (1 − ρ) g²``, ``m ← μ m + η g / √(v + ε)``, ``p ← p − m``, with v₀ = 1, m₀ = 0. (torch's RMSprop has √v + ε and
     v₀ = 0, so that its first steps are far longer, and ε = 1 means something else.)
 
-    Source: as used by Szegedy et al. (2016): ρ = 0.9, ε = 1.
+    Source: as used with ρ = 0.9, ε = 1 by Szegedy, Ioffe, Vanhoucke, Alemi, Inception-v4, 2016.
 
     Args:
         params: what to optimise.

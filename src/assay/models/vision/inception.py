@@ -1,6 +1,6 @@
 """Inception-v4, Inception-ResNet-v1 and -v2: multi-branch image networks, at any width and depth, for large and small pictures.
 
-Source: Szegedy, Ioffe, Vanhoucke, Alemi (2016), Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning.
+Source: Szegedy, Ioffe, Vanhoucke, Alemi, Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning, 2016.
 """
 
 from __future__ import annotations

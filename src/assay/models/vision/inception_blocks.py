@@ -4,7 +4,7 @@ A branch is written as the widths it runs through: ``"1:64 3:96 3:96"`` is a 1×
 ``1x7:224`` is a factorised kernel; ``/2`` a stride; ``V`` valid padding, which becomes "same" in networks for small pictures.
 Every convolution is followed by batch normalisation (ε = 0.001) and ReLU.
 
-Source: Szegedy, Ioffe, Vanhoucke, Alemi (2016), Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning.
+Source: Szegedy, Ioffe, Vanhoucke, Alemi, Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning, 2016.
 """
 
 from __future__ import annotations

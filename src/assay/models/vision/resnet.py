@@ -1,6 +1,6 @@
 """Residual networks to compare with: ResNet-18 and -50 as published, and the three-stage network for small pictures.
 
-Source: He, Zhang, Ren, Sun (2015), Deep residual learning for image recognition.
+Source: He, Zhang, Ren, Sun, Deep residual learning for image recognition, 2015.
 """
 
 from __future__ import annotations

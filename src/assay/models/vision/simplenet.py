@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from assay.contracts import Signature
 from assay.models.vision.adapter import VisionModel, hide_padding, map_shape, why_not
 from assay.models.vision.simplenet_tables import (
-    TABLES,
     Entry,
     keep_pools,
     output_size,
@@ -32,8 +31,7 @@ class SimpleNet(nn.Module):
 
     Each unit is convolution, batch normalisation, ReLU, dropout of channels; pools are SAF-pools (`assay.nn.SAFPool2d`).
 
-    Source: Hasanpour, Rouhani, Fayyaz, Sabokrou (2016), Lets keep it simple: using simple architectures to outperform deeper and more
-    complex architectures.
+    Source: Hasanpour, Rouhani, Fayyaz, Sabokrou, Lets keep it simple, using simple architectures to outperform deeper ones, 2016.
 
     Args:
         num_classes: numbers predicted.
@@ -206,6 +204,8 @@ class SimpleNetFamily:
     ``coarse`` is the width in 64ths of the table's, ``fine`` a further 64th of that. Up to sides of 64 the table is the CIFAR one with as
     many of its four pools as leave the last map at least two wide; larger pictures get the ImageNet table and stride mode 2. A series
     has no strides. Options: every argument of `SimpleNet` but ``num_classes``, ``in_channels``, ``width`` and ``dimensions``.
+
+    Source: Hasanpour, Rouhani, Fayyaz, Sabokrou, Lets keep it simple, using simple architectures to outperform deeper ones, 2016.
     """
 
     coarse = range(1, 257)
@@ -242,8 +242,5 @@ def _pools(stages: str, side: int) -> int:
 def scaled_table(stages: str, multiplier: float) -> str:
     """A layer table with all widths multiplied, staggered (`WidthRule`) so that a parameter budget can be met closely."""
     rule = WidthRule(multiplier, divisor=None)
-    words = []
-    for text in TABLES.get(stages, stages).split():
-        width, kernel = text.removesuffix("x1"), "x1" if text.endswith("x1") else ""
-        words.append(text if text == "P" else f"{rule(int(width))}{kernel}")
+    words = ["P" if entry.is_pool else f"{rule(entry.width)}{'x1' if entry.kernel == 1 else ''}" for entry in read_table(stages)]
     return " ".join(words)

@@ -1,6 +1,6 @@
 """VGG-16, to compare sizes with.
 
-Source: Simonyan, Zisserman (2014), Very deep convolutional networks for large-scale image recognition.
+Source: Simonyan, Zisserman, Very deep convolutional networks for large-scale image recognition, 2014.
 """
 
 from __future__ import annotations
