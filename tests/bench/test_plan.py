@@ -115,6 +115,20 @@ def test_plain_lines_where_there_is_no_terminal():
     assert "\x1b" not in line
 
 
+def test_a_live_table_on_a_terminal():
+    stream = io.StringIO()
+    configuration = PLAN.configurations()[0]
+    view = View(True, {configuration.key: "a [bold]name[/bold]"}, "accuracy", Console(file=stream, force_terminal=True, width=120))
+    job = {"kind": "run", "name": "x", "rate": 0.1, "run": PLAN.run_json(configuration, 0)}
+    view.begin([(configuration.key, job)], [])
+    view.progress(configuration.key, {"step": 5, "validation_accuracy": 0.75})
+    view.finished(configuration.key, job, {"status": "failed", "validation": None, "error": "it [broke]"})
+    view.end()
+    assert "a [bold]name[/bold]" in stream.getvalue()
+    assert "it [broke]" in stream.getvalue()
+    assert "1 failed" in stream.getvalue()
+
+
 def test_silence_is_silent():
     stream = io.StringIO()
     view = View(False, {}, "accuracy", Console(file=stream))

@@ -42,8 +42,8 @@ def measured(run: Path, task: Task, batch_size: int, threads: int) -> dict[str, 
     from assay.bench.files import write_json
 
     kept = run / "measures.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
+    if kept.exists() and "error" not in (values := json.loads(kept.read_text())):
+        return values
     command = [sys.executable, "-m", "assay.bench.measuring", str(run), str(threads), str(os.getpid())]
     environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     write_batches(run / "batches.safetensors", task, batch_size)

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import csv
 import json
+import os
 import platform
 import shutil
 import time
@@ -30,6 +31,7 @@ from assay.bench.results import ROW_FIELDS
 from assay.bench.runs import write_source
 from assay.contracts import Evaluation, Image, Signature, Task
 from assay.errors import UserError
+from assay.models.sequence import SequenceFamily
 from assay.training import History, fit
 from assay.training.methods import make_method
 
@@ -69,7 +71,7 @@ def failed(job: Job, folder: Path, task: Task, status: str, error: str, log: str
 def _trial(job: Job, task: Task, folder: Path, on_progress: OnProgress | None) -> dict[str, Any]:
     started = time.perf_counter()
     result: dict[str, Any] = {"status": "failed", "validation": None, "error": None}
-    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         try:
             _model, history = _train(job, _limited(task, job), SEARCH_SHARE, on_progress)
             result |= {"status": history.status, "validation": history.best_validation if history.status == "done" else None}
@@ -196,8 +198,9 @@ def _row(job: Job, task: Task) -> dict[str, Any]:
 
 def _adapter(run: Mapping[str, Any], signature: Signature) -> str | None:
     """How a picture comes to a model that reads sequences: said in the leaderboard."""
-    sequential = not registry.known("model", run["model"]) and not run["baseline"]
-    return "rows of the picture as a sequence" if sequential and isinstance(signature.input, Image) else None
+    if run["baseline"] or not isinstance(signature.input, Image):
+        return None
+    return "rows of the picture as a sequence" if isinstance(models.family(run["model"]), SequenceFamily) else None
 
 
 def _write_row(partial: Path, row: dict[str, Any]) -> dict[str, Any]:

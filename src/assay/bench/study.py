@@ -28,15 +28,7 @@ if TYPE_CHECKING:
     import pandas
 
 RATES = (1e-3, 3e-3, 1e-2)
-_DEFAULTS: dict[str, Any] = {
-    "models": "auto",
-    "methods": (),
-    "axis": {},
-    "parameters": 200_000,
-    "seeds": 3,
-    "batch_size": 32,
-    "rates": RATES,
-}
+_DEFAULTS: dict[str, Any] = {"models": "auto", "parameters": 200_000, "seeds": 3, "batch_size": 32}
 
 
 class Study:
@@ -88,8 +80,12 @@ class Study:
         if not done:
             return None
         sign = 1 if done[0]["direction"] == "max" else -1
-        best = max(done, key=lambda row: (sign * self.comparison.mean(results.configuration_key(row)), sign * row["validation"]))
-        return self.folder / "runs" / best["run"]
+
+        def goodness(row: Mapping[str, Any]) -> tuple[float, float]:
+            on_validation = -float("inf") if row["validation"] is None else sign * row["validation"]
+            return sign * self.comparison.mean(results.configuration_key(row)), on_validation
+
+        return self.folder / "runs" / max(done, key=goodness)["run"]
 
 
 def compare(
@@ -148,27 +144,30 @@ def compare(
     """
     given = {"models": models, "methods": methods, "axis": axis or {}, "parameters": parameters, "seeds": seeds}
     given |= {"batch_size": batch_size, "rates": rates, "budget": Budget.of(steps, seconds, flops), "threads": threads, "opening": opening}
-    folder = _existing_folder(output, data, resume)
+    folder = _existing_folder(output, resume)
     known = _known_plan(folder) if folder is not None and resume else None
     name, opening, task = _open(data, opening, known)
+    if name.startswith("python:") and workers > 1 and ray is None:
+        raise UserError("A task made in Python runs in this process: leave workers away, or give a path or a built-in name.")
     plan = _plan(name, opening, task, given, known, workers)
     folder = folder or _new_folder(task)
     folder.mkdir(parents=True, exist_ok=True)
     view = View(live, {c.key: c.label for c in plan.configurations()}, task.metric)
     with files.locked(folder):
         if known is None:
+            _existing_folder(folder, False)  # another may have begun here while the data were opened
             files.write_text(folder / "study.toml", plan.to_toml())
         view.say(f"{task.name}: {task.description}" if task.description else task.name)
         for note in task.notes:
             view.say(f"  {note}")
-        _train_all(plan, task, folder, view, lambda on_event: _executor(plan, task, data, folder, workers, ray, on_event))
+        _train_all(plan, task, folder, view, lambda on_event: _executor(plan, task, folder, workers, ray, on_event))
         return _conclude(plan, task, folder, view)
 
 
 # ------------------------------------------------------------------------------------------------ what is asked
 
 
-def _existing_folder(output: str | Path | None, data: Any, resume: bool) -> Path | None:
+def _existing_folder(output: str | Path | None, resume: bool) -> Path | None:
     """The folder that was named, if it may be used; None when a new one is to be found."""
     if output is None:
         if resume:
@@ -179,11 +178,8 @@ def _existing_folder(output: str | Path | None, data: Any, resume: bool) -> Path
         raise UserError(f"{folder} is a file: name a folder with --output.")
     if not resume and (folder / "study.toml").exists():
         raise UserError(f"{folder} already holds a study: add --resume to go on with it, or choose another --output.")
-    if (
-        folder.is_dir()
-        and not (folder / "study.toml").exists()
-        and any(not path.name.endswith((".lock", ".partial")) for path in folder.iterdir())
-    ):
+    strange = [path for path in folder.iterdir() if not path.name.endswith((".lock", ".partial"))] if folder.is_dir() else []
+    if strange and not (folder / "study.toml").exists():
         raise UserError(f"{folder} is not empty and holds no study: choose another --output.")
     return folder
 
@@ -239,6 +235,10 @@ def _plan(name: str, opening: dict[str, Any], task: Task, given: dict[str, Any],
         sources=sources,
     )
     _check_axis(plan)
+    labels = [configuration.label for configuration in plan.configurations()]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise UserError(f"Two of the models would both be called {twice}: give their files different names.")
     return plan
 
 
@@ -315,16 +315,12 @@ def _check_axis(plan: Plan) -> None:
 # ------------------------------------------------------------------------------------------------ training
 
 
-def _executor(
-    plan: Plan, task: Task, data: Any, folder: Path, workers: int, ray: str | None, on_event: Callable[[Event], None]
-) -> Executor:
+def _executor(plan: Plan, task: Task, folder: Path, workers: int, ray: str | None, on_event: Callable[[Event], None]) -> Executor:
     if ray is not None:
         from assay.bench.cluster import RayExecutor
 
         return RayExecutor(ray, plan.threads, folder, task)
     if workers == 0 or plan.data.startswith("python:"):
-        if workers > 1:
-            raise UserError("A task made in Python runs in this process: leave workers away, or give a path or a built-in name.")
         return InProcess(task, folder, on_event)
     opening = {"data": plan.data, "opening": plan.opening, "folder": str(folder.resolve())}
     return Workers(workers, plan.threads, opening, task)
