@@ -78,7 +78,8 @@ def prefix_attention(
     """Attention outputs ``o_t = Σ_{i≤t} e^{s_i} v_i / Σ_{i≤t} e^{s_i}`` of all prefixes, continuing from ``state``.
 
     Args:
-        scores: (batch, heads, length); −∞ leaves a position out. NaN and +∞ are not hidden: they give NaN from there on.
+        scores: (batch, heads, length); −∞ leaves a position out. NaN and +∞ are not hidden: outputs are NaN from there on
+            (by blocks, those before it too).
         values: (batch, heads, length, head width).
         state: summary of what came before, by default nothing. It is computed in its own type: float32 or wider.
         mask: (batch, length) or (batch, heads, length), True = real. A masked position is the identity: its output repeats the

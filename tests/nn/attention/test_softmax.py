@@ -1,0 +1,118 @@
+"""Softmax attention against PyTorch's own layer; its cache under growth, forks and masks; rotary positions."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from assay.measure import state_bytes
+from assay.nn.attention.softmax import SoftmaxAttention
+from assay.nn.position.rotary import rotate
+from assay.testing import check_mixer
+
+VARIANTS = {
+    "plain": SoftmaxAttention,
+    "rotary": partial(SoftmaxAttention, rotary=True),
+    "one head, no bias": partial(SoftmaxAttention, heads=1, bias=False),
+    "not causal": partial(SoftmaxAttention, causal=False),
+    "not causal, rotary": partial(SoftmaxAttention, causal=False, rotary=True),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_option_keeps_the_contract(name: str) -> None:
+    check_mixer(VARIANTS[name])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("padded", [True, False])
+def test_outputs_are_those_of_multi_head_attention(causal: bool, padded: bool) -> None:
+    torch.manual_seed(0)
+    layer, peer = SoftmaxAttention(16, 4, causal=causal).double(), nn.MultiheadAttention(16, 4, batch_first=True).double()
+    peer.load_state_dict(
+        {
+            "in_proj_weight": layer.input_projection.weight,
+            "in_proj_bias": layer.input_projection.bias,
+            "out_proj.weight": layer.output_projection.weight,
+            "out_proj.bias": layer.output_projection.bias,
+        }
+    )
+    x = torch.randn(2, 12, 16, dtype=torch.float64)
+    mask = torch.arange(12)[None] < torch.tensor([[12], [5]])
+    hidden = ~torch.ones(12, 12, dtype=torch.bool).tril() if causal else None
+    expected = peer(x, x, x, key_padding_mask=~mask if padded else None, attn_mask=hidden, need_weights=False)[0]
+    found = layer(x, mask if padded else None)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+def test_the_cache_grows_linearly_and_copies_rarely() -> None:
+    layer = SoftmaxAttention(8, 2)
+    state, sizes, copies, buffer = layer.initial_state(1), {}, 0, 0
+    with torch.no_grad():
+        for position in range(1, 1025):
+            _, state = layer.step(torch.randn(1, 8), state)
+            copies += state.keys.data_ptr() != buffer
+            buffer = state.keys.data_ptr()
+            sizes[position] = state_bytes(state)
+    assert copies == 7  # 16, 32, …, 1024: buffers double, so the copying per step is constant
+    assert all(2 * 8 * 4 * n <= sizes[n] <= 2 * (2 * 8 * 4 * n) + 16 for n in (16, 100, 1000))
+
+
+def test_a_state_can_be_continued_in_two_ways() -> None:
+    # both continuations would write into the same buffers: the second one must notice and copy
+    torch.manual_seed(0)
+    layer, x = SoftmaxAttention(8).eval(), torch.randn(1, 30, 8)
+    with torch.no_grad():
+        _, state = layer.scan(x[:, :10], layer.initial_state(1))
+        _, first = layer.scan(x[:, 10:20], state)
+        _, second = layer.scan(x[:, 20:], state)
+        y_first, _ = layer.step(x[:, 0], first)
+        y_second, _ = layer.step(x[:, 0], second)
+        torch.testing.assert_close(y_first, layer(torch.cat([x[:, :20], x[:, :1]], 1))[:, -1])
+        torch.testing.assert_close(y_second, layer(torch.cat([x[:, :10], x[:, 20:], x[:, :1]], 1))[:, -1])
+
+
+def test_gradients_through_chunks_are_those_of_the_whole() -> None:
+    torch.manual_seed(0)
+    layer, x = SoftmaxAttention(8).double(), torch.randn(2, 20, 8, dtype=torch.float64)
+    layer(x).square().sum().backward()
+    expected = {name: p.grad.clone() for name, p in layer.named_parameters()}
+    layer.zero_grad()
+    state, parts = layer.initial_state(2), []
+    for chunk in x.split(7, 1):
+        y, state = layer.scan(chunk, state)
+        parts.append(y)
+    torch.cat(parts, 1).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-10, rtol=1e-10)
+
+
+def test_not_causal_has_no_state_and_sees_the_future() -> None:
+    layer, x = SoftmaxAttention(8, causal=False), torch.randn(1, 9, 8)
+    with pytest.raises(ValueError, match="cannot read a stream"):
+        layer.initial_state(1)
+    changed = x.clone()
+    changed[:, -1] += 1
+    assert not torch.equal(layer(x)[:, 0], layer(changed)[:, 0])
+
+
+def test_rotary_scores_depend_on_the_distance_alone() -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
+    at = [(rotate(q, torch.tensor([m])) * rotate(k, torch.tensor([n]))).sum() for m, n in ((3, 1), (1003, 1001), (3, 2))]
+    torch.testing.assert_close(at[0], at[1])
+    assert (at[0] - at[2]).abs() > 1e-3
+    torch.testing.assert_close(rotate(q, torch.tensor([7])).norm(), q.norm())
+    assert torch.equal(rotate(q, torch.tensor([0])), q)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"heads": 3}, "heads must divide"), ({"dropout": 1.0}, "dropout"), ({"heads": 8, "rotary": True}, "even head width")],
+)
+def test_bad_options_are_refused(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SoftmaxAttention(8, **options)

@@ -1,0 +1,56 @@
+"""LSTM and GRU mixers: PyTorch's layers unchanged, and masks of any shape."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from assay.nn.recurrent.reference import GRU, LSTM
+from assay.testing import check_mixer
+
+VARIANTS = {"lstm": LSTM, "gru": GRU, "lstm, two layers": partial(LSTM, layers=2), "gru, no bias": partial(GRU, bias=False)}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_option_keeps_the_contract(name: str) -> None:
+    check_mixer(VARIANTS[name])
+
+
+@pytest.mark.parametrize(("mixer", "peer"), [(LSTM, nn.LSTM), (GRU, nn.GRU)])
+def test_outputs_are_pytorchs(mixer: type, peer: type) -> None:
+    torch.manual_seed(0)
+    ours, theirs = mixer(8, layers=2), peer(8, 8, 2, batch_first=True)
+    theirs.load_state_dict(ours.recurrence.state_dict())
+    x = torch.randn(3, 20, 8)
+    expected, final = theirs(x)
+    y, state = ours.scan(x, ours.initial_state(3))
+    assert torch.equal(y, expected)
+    hidden = final[0] if isinstance(final, tuple) else final
+    assert torch.equal(state[0].transpose(0, 1), hidden)
+
+
+@pytest.mark.parametrize("mixer", [LSTM, GRU])
+def test_masks_with_holes_skip_positions_in_state_and_output(mixer: type) -> None:
+    torch.manual_seed(0)
+    layer, x = mixer(8).double(), torch.randn(4, 30, 8, dtype=torch.float64)
+    mask = torch.rand(4, 30) < 0.5
+    mask[3] = False  # a row without anything real keeps its state
+    start = tuple(torch.randn_like(part) for part in layer.initial_state(4))
+    y, state = layer.scan(x, start, mask)
+    for row in range(3):
+        alone, final = layer.scan(x[row : row + 1, mask[row]], tuple(part[row : row + 1] for part in start))
+        torch.testing.assert_close(y[row, mask[row]], alone[0], atol=1e-12, rtol=0)
+        for mine, theirs in zip(state, final, strict=True):
+            torch.testing.assert_close(mine[row], theirs[0], atol=1e-12, rtol=0)
+    for mine, theirs in zip(state, start, strict=True):
+        assert torch.equal(mine[3], theirs[3])
+    assert y[~mask].eq(0).all()
+
+
+@pytest.mark.parametrize(("options", "words"), [({"width": 0}, "width"), ({"layers": 0}, "layers"), ({"dropout": 0.5}, "one layer")])
+def test_bad_options_are_refused(options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        LSTM(**{"width": 8, **options})

@@ -1,0 +1,284 @@
+"""The checks must find what they are for: each broken part below breaks one rule, and is told so in plain words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from assay.contracts import Class, Method, Output, Signature, Table, TrailPoint
+from assay.errors import UserError
+from assay.nn import Aaren, StreamingMixer
+from assay.tasks.base import ArrayTask
+from assay.testing import CheckFailed, check, check_compressor, check_method, check_mixer, check_model, check_task, registered
+from assay.testing.examples import tiny_task
+from assay.testing.rules import Report
+
+
+def broken(report: Report) -> dict[str, str]:
+    return {result.rule: result.detail for result in report.failed}
+
+
+class Good(StreamingMixer):
+    """A running sum of a linear map: the smallest mixer that keeps the contract."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        return self.linear.weight.new_zeros(batch_size, self.linear.in_features)
+
+    def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = self.linear(x)
+        h = h if mask is None else torch.where(mask[..., None], h, 0.0)
+        y = state[:, None] + h.cumsum(1)
+        return y, (y[:, -1] if x.shape[1] else state)
+
+
+class ForgetsItsState(Good):
+    def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return super().scan(x, torch.zeros_like(state), mask)
+
+
+class Peeks(Good):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(x, mask) + x.mean(1, keepdim=True).detach()  # no gradient, so only a perturbation shows it
+
+
+class PeeksByGradient(Good):
+    def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        y, state = super().scan(x, state, mask)
+        return y + 1e-3 * y.mean(1, keepdim=True), state
+
+
+class ReadsPadding(Good):
+    def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return super().scan(x, state)
+
+
+class WritesInPlace(Good):
+    def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        y, after = super().scan(x, state, mask)
+        return y, state.detach().copy_(after.detach())
+
+
+class MixesExamples(Good):
+    def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return super().scan(x - x.mean(0), state, mask)
+
+
+class LeavesDropoutOn(Good):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return nn.functional.dropout(super().forward(x, mask), 0.5, training=True)
+
+
+class ForwardAlone(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.linear(x)
+
+
+class ForwardAloneBothWays(ForwardAlone):
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.linear(x + x.flip(1))
+
+
+class CausalByName(ForwardAlone):
+    causal = True
+
+
+class NoMask(nn.Module):
+    causal = False
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x)
+
+
+class Narrows(ForwardAlone):
+    causal = False
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.linear(x)[..., :-1]
+
+
+def test_a_good_mixer_keeps_every_rule() -> None:
+    assert len(check_mixer(Good)) == 16
+
+
+@pytest.mark.parametrize(
+    ("mixer", "rule", "words"),
+    [
+        (ForgetsItsState, "scan in any chunking equals forward", "they differ by"),
+        (ForgetsItsState, "step in a loop equals forward", "float64"),
+        (Peeks, "does not peek (by changing later inputs)", "position"),
+        (PeeksByGradient, "does not peek (by gradient)", "has a gradient of"),
+        (ReadsPadding, "a masked position leaves the state unchanged", "masked"),
+        (WritesInPlace, "a stream can be continued twice from one state", "in place"),
+        (MixesExamples, "treats the examples of a batch alone", "one by one"),
+        (LeavesDropoutOn, "gives the same output twice in evaluation", "dropout"),
+        (ForwardAlone, "says whether it is causal", "so it can stream: subclass assay.nn.StreamingMixer"),
+        (ForwardAloneBothWays, "says whether it is causal", "`causal = False`"),
+        (CausalByName, "says whether it is causal", "initial_state and scan and step are missing"),
+        (NoMask, "does not read masked positions", "takes no mask: write forward(self, x, mask=None)"),
+        (Narrows, "maps (batch, length, width) to the same shape and type", "gave output"),
+    ],
+)
+def test_a_broken_mixer_is_found(mixer: type, rule: str, words: str) -> None:
+    found = broken(check(mixer))
+    assert rule in found
+    assert words in found[rule]
+    with pytest.raises(CheckFailed, match="breaks"):
+        check_mixer(mixer)
+
+
+def test_a_users_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\nclass MyMixer(torch.nn.Linear):\n  def __init__(self, width): super().__init__(width, width)\n"
+    )
+    found = broken(check(f"{tmp_path}/mine.py:MyMixer"))
+    assert "has no attribute `causal`" in found["says whether it is causal"]
+    with pytest.raises(UserError, match="no part that can be checked"):
+        check(3)
+    with pytest.raises(UserError, match="Nothing that can be checked is named 'aarem'"):
+        registered("aarem")
+
+
+def test_registered_names_of_every_kind_are_recognised() -> None:
+    assert registered("aaren") is Aaren
+    rules = {name: check(registered(name))[0].rule for name in ("mlp", "majority", "clip", "recall")}
+    assert rules["mlp"] == rules["majority"] == "accepts(signature) answers None or a reason"
+    assert "method" in rules["clip"]
+    assert "task" in rules["recall"]
+
+
+# ------------------------------------------------------------------------------------------------ models
+
+
+class WrongShape:
+    coarse, fine = range(1, 9), range(0, 1)
+
+    def accepts(self, signature: Signature) -> str | None:
+        return None if isinstance(signature.input, Table) else "tables only"
+
+    def network(self, signature: Signature, coarse: int, fine: int, **_: Any) -> nn.Module:
+        return _TableNetwork(signature, coarse, signature.output.size + 1)
+
+
+class _TableNetwork(nn.Module):
+    def __init__(self, signature: Signature, coarse: int, outputs: int) -> None:
+        super().__init__()
+        self.signature = signature
+        self.layers = nn.Sequential(nn.Linear(signature.input.features, coarse), nn.Linear(coarse, outputs))
+
+    def forward(self, batch: dict[str, Tensor]) -> Output:
+        return Output(self.layers(batch["table"]))
+
+
+class NormalisesOverTheBatch(WrongShape):
+    def network(self, signature: Signature, coarse: int, fine: int, **_: Any) -> nn.Module:
+        network = _TableNetwork(signature, coarse, signature.output.size)
+        network.layers.insert(1, nn.BatchNorm1d(coarse, track_running_stats=False))
+        return network
+
+
+def test_broken_models_are_found() -> None:
+    found = broken(check(WrongShape))
+    assert "(4, 4), the signature asks for (4, 3)" in found["table → class: predicts the signature's shape"]
+    assert "table → class: treats the examples of a batch alone" in broken(check(NormalisesOverTheBatch()))
+    check_model("mlp", {"table → class": Signature(Table(3), Class(2))})
+    assert broken(check(nn.Linear(2, 2))) == {
+        "carries its signature": "the network has no attribute `signature` (assay.contracts.Signature)"
+    }
+
+
+# ------------------------------------------------------------------------------------------------ tasks, methods, compressors
+
+
+class WrongScores(ArrayTask):
+    def evaluate(self, *arguments: Any, **options: Any) -> Any:
+        evaluation = super().evaluate(*arguments, **options)
+        evaluation.scores += 0.1
+        return evaluation
+
+
+class ForgetsItsSeed(ArrayTask):
+    def training_batches(self, batch_size: int, seed: int) -> Any:
+        return super().training_batches(batch_size, int(torch.randint(10_000, ())))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule", "words"),
+    [
+        (WrongScores, "scores: one an example, and their mean is the metric", "the scores' mean is"),
+        (ForgetsItsSeed, "training batches are the same for the same seed", "differs between two runs"),
+    ],
+)
+def test_broken_tasks_are_found(kind: type[ArrayTask], rule: str, words: str) -> None:
+    good = tiny_task()
+    check_task(good)
+    found = broken(check(kind("clouds", good.signature, good.splits, description="two clouds")))
+    assert list(found) == [rule]
+    assert words in found[rule]
+
+
+class Explodes(Method):
+    def update(self, next: Any) -> Any:
+        def step(optimizer: torch.optim.Optimizer) -> None:
+            for group in optimizer.param_groups:
+                group["lr"] = 1e20
+            next(optimizer)
+
+        return step
+
+
+class LosesItsState(Method):
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def update(self, next: Any) -> Any:
+        def step(optimizer: torch.optim.Optimizer) -> None:
+            self.steps += 1
+            next(optimizer)
+
+        return step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+
+def test_broken_methods_are_found() -> None:
+    check_method(Method)
+    assert "trains a small network" in broken(check(Explodes))
+    assert list(broken(check(LosesItsState))) == ["gives a state that it accepts back"]
+
+
+def keeps_everything(model: nn.Module, task: Any, target: Any) -> Any:
+    """A compressor that does nothing, and says so honestly."""
+    return model, [TrailPoint([], {"parameters": 1.0}, {k: v.clone() for k, v in model.state_dict().items()})]
+
+
+def zeroes_its_input(model: nn.Module, task: Any, target: Any) -> Any:
+    with torch.no_grad():
+        next(model.parameters()).zero_()
+    return keeps_everything(model, task, target)
+
+
+def forgets_the_weights(model: nn.Module, task: Any, target: Any) -> Any:
+    return model, [TrailPoint([], {"parameters": 1.0}, {k: torch.zeros_like(v) for k, v in model.state_dict().items()})]
+
+
+def test_broken_compressors_are_found() -> None:
+    check_compressor(keeps_everything)
+    assert "work on a copy" in broken(check(zeroes_its_input))["leaves the given model as it was"]
+    assert "no rebuilt point predicts as" in broken(check(forgets_the_weights))["each point is rebuilt from its edits and weights"]
