@@ -52,10 +52,10 @@ class MiniRocket(FittedEstimator):
             ridge = RidgeClassifierCV(alphas=np.logspace(-3, 3, 10)).fit(scaler.transform(np.asarray(raw)), y)
         seen = np.asarray(ridge.classes_)
         fitted: dict[str, Any] = {f"transform_{index}": part for index, part in enumerate(transform.parameters)}
-        weights = np.atleast_2d(ridge.coef_) / np.asarray(scaler.scale_)
+        weights = np.atleast_2d(np.asarray(ridge.coef_)) / np.asarray(scaler.scale_)
         fitted |= {
             "weights": weights,
-            "bias": np.atleast_1d(ridge.intercept_) - weights @ np.asarray(scaler.mean_),
+            "bias": np.atleast_1d(np.asarray(ridge.intercept_)) - weights @ np.asarray(scaler.mean_),
             "scale": 1.0,
             "seen": seen,
         }

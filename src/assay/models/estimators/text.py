@@ -99,6 +99,8 @@ class _Level:
 
     def refine(self, probability: NDArray[Any], contexts: NDArray[Any], usable: NDArray[Any]) -> None:
         """Turn p(w | shorter context), (positions, vocabulary), into p(w | context) in place where the context was seen."""
+        if not len(self.contexts):  # every text is shorter
+            return
         places = np.searchsorted(self.contexts, contexts).clip(max=len(self.contexts) - 1)
         rows = np.flatnonzero(usable & (self.contexts[places] == contexts))
         found = places[rows]
