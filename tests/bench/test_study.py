@@ -102,6 +102,7 @@ def test_broken_models_are_rows_and_the_study_goes_on(tmp_path, unmeasured):
         assert "NaN" not in line
 
 
+@pytest.mark.slow
 def test_a_users_mixer_stands_among_the_others(tmp_path):
     from assay.contracts import Class, Series, Signature
     from assay.tasks import ArrayTask
