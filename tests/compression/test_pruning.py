@@ -6,7 +6,15 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from assay.compression.pruning import prunable_weights, prune_recurrent, prune_weights, recurrent_weights, sparsity, threshold
+from assay.compression.pruning import (
+    prunable_weights,
+    prune_recurrent,
+    prune_smallest,
+    prune_weights,
+    recurrent_weights,
+    sparsity,
+    threshold,
+)
 from assay.models.masking import mask_of, masks_of, weight_of
 from assay.models.recurrent import GraphRecurrentNetwork, RecurrentClassifier
 
@@ -98,6 +106,18 @@ def test_pruning_again_counts_open_entries_only_and_never_reopens():
     assert not (second & ~first).any()
     assert second.float().mean() == 0.25
     assert sparsity(layer) == 0.75
+
+
+def test_equal_weights_are_parted_by_count_where_a_threshold_cannot():
+    layer = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 5))
+    with torch.no_grad():
+        layer[0].weight.zero_()
+        layer[1].weight.fill_(-2.0)
+    eligible = {"0.weight": torch.ones(4, 5, dtype=torch.bool), "1.weight": torch.ones(5, 4, dtype=torch.bool)}
+    assert all(mask.all() for mask in prune_weights(layer, eligible, 0.25).values())
+    prune_smallest(layer, eligible, 23)
+    assert not masks_of(layer)["0.weight"].any()
+    assert int((~masks_of(layer)["1.weight"]).sum()) == 3
 
 
 def test_structural_zeros_of_a_graph_network_stay_closed_and_are_not_counted():

@@ -16,6 +16,7 @@ from assay.compression.pruning import (
     open_entries,
     prunable_weights,
     prune_recurrent,
+    prune_smallest,
     prune_weights,
     sparsity,
 )
@@ -210,9 +211,11 @@ def _check(target: Mapping[str, float]) -> None:
 
 
 def _prune_to(model: nn.Module, eligible: Mapping[str, Tensor], remaining: int, scope: Scope) -> None:
-    """Prune until at most so many eligible entries are open; thresholds per group round, so it may take another small step."""
-    while (present := open_entries(model, eligible)) > remaining:
-        prune_weights(model, eligible, 1.0 if remaining <= 0 else min((present - remaining) / max(present - 1, 1), 1.0), scope)
+    """Prune until at most so many eligible entries are open; what equal weights and rounding per group leave over goes one by one."""
+    excess = open_entries(model, eligible) - remaining
+    if excess > 0:
+        prune_weights(model, eligible, 1.0 if remaining <= 0 else excess / (excess + remaining - 1), scope)
+        prune_smallest(model, eligible, max(open_entries(model, eligible) - remaining, 0))
 
 
 def _smallest_cut(model: nn.Module, fits: Callable[[nn.Module], bool]) -> nn.Module:

@@ -148,6 +148,21 @@ def prune_weights(
     return masks
 
 
+def prune_smallest(model: nn.Module, eligible: Mapping[str, Tensor], count: int) -> None:
+    """Mask exactly ``count`` open eligible entries, the smallest of all, in place; of equal ones the first.
+
+    A threshold cannot part weights of equal size; this can.
+    """
+    masks = {name: _open(model, name) for name in eligible}
+    places = {name: (masks[name] & entries).flatten().nonzero().flatten() for name, entries in eligible.items()}
+    magnitudes = torch.cat([weight_of(model, name).detach().abs().flatten()[index] for name, index in places.items()])
+    dropped = torch.zeros(len(magnitudes), dtype=torch.bool, device=magnitudes.device)
+    dropped[magnitudes.argsort(stable=True)[:count]] = True
+    for (name, index), part in zip(places.items(), dropped.split([len(index) for index in places.values()]), strict=True):
+        masks[name].view(-1)[index[part]] = False
+    set_masks(model, masks)
+
+
 def threshold(magnitudes: Tensor, fraction: float) -> float:
     """``percentile(magnitudes, 100·fraction)``, linearly interpolated; infinity for ``fraction = 1``, which keeps nothing."""
     if fraction == 1:
