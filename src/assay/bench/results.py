@@ -180,6 +180,8 @@ def leaderboard(rows: Sequence[Mapping[str, Any]], comparison: Comparison) -> pa
     table = pandas.DataFrame(lines, columns=[*LEADERBOARD_COLUMNS, *varied])
     for name in ("rank", "parameters", "bytes", "peak_bytes", "runs"):
         table[name] = table[name].astype("Float64").round().astype("Int64")
+    for name in ("value", "low", "high", "latency_ms", "train_seconds"):
+        table[name] = table[name].astype(float)
     ordered = table.assign(_worse=table["value"] * (-1 if direction == "max" else 1)).sort_values(["_worse", "model"], na_position="last")
     return ordered.drop(columns="_worse").reset_index(drop=True)
 

@@ -383,7 +383,8 @@ def _conclude(plan: Plan, task: Task, folder: Path, view: View) -> Study:
     results.rewrite_rows(folder, rows)
     study = Study(folder)
     files.write_text(folder / "leaderboard.csv", study.leaderboard.to_csv(index=False))
-    files.write_json(folder / "samples.json", collect(task, _shown(study)))
+    if study.comparison.scores:
+        files.write_json(folder / "samples.json", collect(task, _shown(study)))
     write_report(folder)
     view.leaderboard(study.leaderboard)
     view.say(study.verdict.sentence)
