@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -39,7 +40,9 @@ def check_path(path: Path) -> None:
         raise refuse("missing-path", path=path, near="a part of it is a file, not a folder") from error
     except PermissionError as error:
         raise refuse("unreadable", path=path, mode="those of a folder above it") from error
-    except (OSError, RuntimeError) as error:  # ELOOP; Python < 3.13 raises RuntimeError for it from some calls
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise refuse("missing-path", path=path, near=str(error.strerror).lower()) from error
         raise refuse("symlink-loop", path=path) from error
     check_readable(path)
     if path.is_file() and path.stat().st_size == 0:

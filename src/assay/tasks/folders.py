@@ -160,11 +160,10 @@ def _picture_table(tables: Sequence[Parts], files: Sequence[Parts], options: Opt
     found: list[tuple[pd.DataFrame, str, Parts]] = []
     for parts in tables:
         frame = reading.read_frame(options.path.joinpath(*parts), options.notes)
-        for column in frame.columns:
-            values = as_strings(frame[column])
-            if values.map(lambda value: value is not None and _normal(value) in names).mean() >= 0.5:
-                found.append((frame, column, parts))
-                break
+        named = {column: _pictures_named(as_strings(frame[column]), names) for column in frame.columns}
+        column = max(named, key=lambda name: named[name])
+        if named[column] >= 0.5 * len(frame):
+            found.append((frame, column, parts))
     if not found:
         return None
     frame = pd.concat([frame for frame, _, _ in found], ignore_index=True)
@@ -176,12 +175,19 @@ def _picture_table(tables: Sequence[Parts], files: Sequence[Parts], options: Opt
 
 
 def _picture_names(files: Sequence[Parts]) -> dict[str, str]:
-    """Every way in which a table may name a picture → its relative path: whole, name alone, without ending."""
+    """Every way in which a table may name a picture → its relative path: whole, name alone, without ending, or as a number."""
     names: dict[str, str] = {}
     pictures = [parts for parts in files if _kind(parts) == "picture"]
+    stems = {os.path.splitext(parts[-1])[0]: "/".join(parts) for parts in pictures}
+    names.update({str(int(stem)): path for stem, path in stems.items() if stem.isascii() and stem.isdigit()})  # 00012 reads as 12
     for shorten in (lambda parts: os.path.splitext(parts[-1])[0], lambda parts: parts[-1], lambda parts: "/".join(parts)):
         names.update({shorten(parts): "/".join(parts) for parts in pictures})
     return names
+
+
+def _pictures_named(values: pd.Series, names: dict[str, str]) -> int:
+    """How many different pictures a column names; a column of labels may look like names of pictures, but of few."""
+    return len({names[_normal(value)] for value in values.dropna().unique() if _normal(value) in names})
 
 
 def _normal(value: str) -> str:

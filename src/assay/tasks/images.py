@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from assay.tasks.targets import Target, known_classes
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm"}
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+FORBIDDEN = "may not be read: "
 _CHUNK = 64  # files a thread takes at a time
 Size = tuple[int, int]
 
@@ -239,7 +241,9 @@ def decode(
     decoded = _decode_all([base + file for file in files] if contents is None else contents, longest)
     broken = [(file, result) for file, result in zip(files, decoded, strict=True) if isinstance(result, str)]
     if broken:
-        file, reason = broken[0]
+        file, reason = next((pair for pair in broken if pair[1].startswith(FORBIDDEN)), broken[0])
+        if reason.startswith(FORBIDDEN):
+            raise refuse("unreadable", path=folder / file, mode=reason.removeprefix(FORBIDDEN))
         raise refuse("broken-picture", path=folder, count=len(broken), total=len(files), file=file, reason=reason)
     return assemble([result for result in decoded if isinstance(result, _Decoded)], longest, size, grey)
 
@@ -314,15 +318,19 @@ def _decode_all(sources: Sequence[str] | Sequence[bytes], longest: int) -> list[
 def _decode_one(source: str | bytes, longest: int) -> _Decoded | str:
     """The picture, or in words why it is none."""
     try:
-        with open(source, "rb") if isinstance(source, str) else io.BytesIO(source) as file, Pillow.open(file) as image:
-            return shrink(image, longest)
+        with open(source, "rb") if isinstance(source, str) else io.BytesIO(source) as file:
+            mode = os.fstat(file.fileno()).st_mode if isinstance(source, str) else 0o444
+            if not mode & 0o444:  # root may read it, but the person's colleague may not
+                return FORBIDDEN + stat.filemode(mode)
+            with Pillow.open(file) as image:
+                return shrink(image, longest)
     except Pillow.UnidentifiedImageError:
         empty = os.path.getsize(source) == 0 if isinstance(source, str) else not source
         return "empty" if empty else "not a picture"
     except Pillow.DecompressionBombError:
         return "too large to decode safely"
     except PermissionError:
-        return "may not be read"
+        return FORBIDDEN + stat.filemode(os.stat(str(source)).st_mode)
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         words = str(error).lower()
         return "truncated" if "truncated" in words or "end of" in words else f"damaged: {error}"

@@ -138,12 +138,12 @@ def open_file(options: Options) -> Task:
     check_path(path)
     if options.encoding is not None and _opener(options) == "next-token":
         return text.read_next_token_task([text.read_text(path)], options, options.encoding)
+    if suffix in SERIES_SUFFIXES or (suffix == ".tsv" and path.stem.upper().endswith(("_TRAIN", "_TEST"))):  # the UCR archive's form
+        return open_series(path, "ts", options)
     if suffix in reading.SUFFIXES and path.stem.lower() in _EDGE_LISTS and _lies_in_graph_folder(path):
         return open_graph(path.parent, "edge-list", options)
     if suffix in reading.SUFFIXES and options.task != "next-token":
         return open_frame(reading.read_frame(path, options.notes), options)
-    if suffix in SERIES_SUFFIXES:
-        return open_series(path, "ts", options)
     if suffix == ".graphml":
         return open_graph(path, "graphml", options)
     if suffix in (".pt", ".pth"):

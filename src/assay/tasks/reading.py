@@ -87,7 +87,8 @@ def _read_with_arrow(path: Path, delimiter: str, decimal: str, header: bool, nam
         table = pyarrow.csv.read_csv(path, read, parse, convert)
     except (pyarrow.ArrowInvalid, pyarrow.ArrowKeyError):
         return None
-    if any(pyarrow.types.is_binary(kind) for kind in table.schema.types):  # not UTF-8
+    kinds = [kind.value_type if pyarrow.types.is_dictionary(kind) else kind for kind in table.schema.types]
+    if any(pyarrow.types.is_binary(kind) for kind in kinds):  # not UTF-8
         return None
     frame = table.to_pandas(self_destruct=True, split_blocks=True, date_as_object=False)
     frame.columns = names
@@ -179,14 +180,17 @@ def _tidy_name(name: object) -> str:
 
 
 def _unique_names(names: list[str], notes: list[str]) -> list[str]:
-    seen: dict[str, int] = {}
     result: list[str] = []
+    renamed: dict[str, list[str]] = {}
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name}.{seen[name] - 1}")
-    for name, count in seen.items():
-        if count > 1:
-            notes.append(note("double-header", column=name, names=", ".join(f"{name}.{index}" for index in range(1, count))))
+        fresh, number = name, 0
+        while fresh in result or (number and fresh in names):
+            number += 1
+            fresh = f"{name}.{number}"
+        result.append(fresh)
+        if fresh != name:
+            renamed.setdefault(name, []).append(fresh)
+    notes.extend(note("double-header", column=name, names=", ".join(others)) for name, others in renamed.items())
     return result
 
 

@@ -109,7 +109,7 @@ def _found_group(columns: dict[str, Column], target: list[str], names: list[str]
 def _choose_target(columns: dict[str, Column], names: list[str], options: Options, result: Plan) -> str:
     usable = [name for name in names if columns[name].role in ("numeric", "categorical", "boolean")]
     if not usable:
-        raise refuse("unknown-column", path=options.path, column="(none given)", option="target", near=f"name one of {some(names, 12)}")
+        raise refuse("no-target-column", path=options.path, names=some(names, 12))
     by_name = [name for wanted in TARGET_NAMES for name in usable if name.strip().lower() == wanted]
     chosen = (by_name or usable[-1:])[0]
     why = "by its name" if by_name else "the last one that can be"

@@ -266,6 +266,13 @@ RULES: tuple[Rule, ...] = (
         "{path} has no column {column!r} for --{option}: {near}.",
     ),
     Rule(
+        "no-target-column",
+        "table",
+        "no column could be the target, and none was named",
+        "refused",
+        "{path} has no column that could be the target (numbers, categories or yes/no): name one of {names} with --target.",
+    ),
+    Rule(
         "unusable-target",
         "table",
         "the target cannot be predicted",
@@ -403,7 +410,7 @@ def refuse(name: str, **facts: Any) -> UserError:
     rule = _BY_NAME[name]
     if rule.outcome != "refused":
         raise ValueError(f"rule {name!r} says {rule.outcome}, so it cannot refuse")
-    return UserError(rule.sentence.format(**facts).replace("?.", "?"))
+    return UserError(rule.sentence.format(**facts).replace("?.", "?").replace("\n", "\\n"))
 
 
 def note(name: str, **facts: Any) -> str:

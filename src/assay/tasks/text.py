@@ -14,7 +14,7 @@ from torch import Tensor
 from assay.contracts import NextTokens, Pair, Signature, SplitName, Tokens
 from assay.errors import require
 from assay.tasks.base import ArrayTask
-from assay.tasks.checks import check_text
+from assay.tasks.checks import check_readable, check_text
 from assay.tasks.options import Options
 from assay.tasks.recognition import Plan
 from assay.tasks.rules import note, refuse
@@ -260,6 +260,7 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: it is not UTF-8.
     """
+    check_readable(path)
     return check_text(path.read_bytes(), path)
 
 
