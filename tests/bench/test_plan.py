@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -127,6 +128,18 @@ def test_a_live_table_on_a_terminal():
     assert "a [bold]name[/bold]" in stream.getvalue()
     assert "it [broke]" in stream.getvalue()
     assert "1 failed" in stream.getvalue()
+
+
+def test_the_printed_leaderboard_has_dashes_where_nothing_finished():
+    stream = io.StringIO()
+    view = View(True, {}, "accuracy", Console(file=stream, width=120))
+    columns = {"methods": "", "low": 0.8, "high": 1.0, "parameters": 10, "latency_ms": 0.5, "train_seconds": 1.0}
+    lines = [{"rank": 1, "model": "sound", "value": 0.9, **columns}, {"rank": None, "model": "broken", "value": float("nan"), **columns}]
+    view.leaderboard(pd.DataFrame(lines))
+    text = stream.getvalue()
+    assert "0.8 to 1" in text
+    assert "nan" not in text
+    assert "None" not in text
 
 
 def test_silence_is_silent():

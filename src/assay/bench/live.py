@@ -123,7 +123,7 @@ class View:
         for name in ("rank", "model", "value", "95 % interval", "parameters", "latency", "training"):
             printed.add_column(name, justify="left" if name == "model" else "right")
         for line in table.to_dict("records"):
-            missing = line["rank"] != line["rank"] or str(line["rank"]) == "<NA>"
+            missing = line["value"] != line["value"]
             name = " + ".join(part for part in (line["model"], line["methods"], line.get("axis", "")) if part)
             quality = ["–", ""] if missing else [f"{line['value']:.4g}", f"{line['low']:.4g} to {line['high']:.4g}"]
             costs = [
