@@ -13,6 +13,7 @@ from assay.contracts import Class, Method, Output, Signature, Table, TrailPoint
 from assay.errors import UserError
 from assay.nn import Aaren, StreamingMixer
 from assay.tasks.base import ArrayTask
+from assay.tasks.synthetic.recall import multi_query_recall
 from assay.testing import CheckFailed, check, check_compressor, check_method, check_mixer, check_model, check_task, registered
 from assay.testing.examples import tiny_task
 from assay.testing.rules import Report
@@ -156,10 +157,12 @@ def test_a_users_file(tmp_path: Path) -> None:
 
 def test_registered_names_of_every_kind_are_recognised() -> None:
     assert registered("aaren") is Aaren
-    rules = {name: check(registered(name))[0].rule for name in ("mlp", "majority", "clip", "recall")}
-    assert rules["mlp"] == rules["majority"] == "accepts(signature) answers None or a reason"
+    rules = {name: check(registered(name))[0].rule for name in ("sgc", "label-propagation", "clip")}
+    assert rules["sgc"] == rules["label-propagation"] == "accepts(signature) answers None or a reason"
     assert "method" in rules["clip"]
-    assert "task" in rules["recall"]
+    small = multi_query_recall(train=20, test=10)
+    assert "task" in check(small)[0].rule
+    assert "task" in check(lambda: small)[0].rule
 
 
 # ------------------------------------------------------------------------------------------------ models
