@@ -201,14 +201,15 @@ def _pool_before_norm(layers: list[nn.Module], convolution: int) -> None:
 class SimpleNetFamily:
     """SimpleNet at any width, for pictures and for series as one-dimensional pictures.
 
-    ``coarse`` is the width in 64ths of the table's, ``fine`` a further 64th of that. Up to sides of 64 the table is the CIFAR one with as
-    many of its four pools as leave the last map at least two wide; larger pictures get the ImageNet table and stride mode 2. A series
-    has no strides. Options: every argument of `SimpleNet` but ``num_classes``, ``in_channels``, ``width`` and ``dimensions``.
+    ``coarse`` is the width in 64ths of the table's, ``fine`` a further 64th of that. Up to sides of 64 the table is the slim CIFAR one
+    (four times as wide it is the 5M one, but for two layers), with as many of its four pools as leave the last map at least two wide;
+    larger pictures get the ImageNet table and stride mode 2. A series has no strides. Options: every argument of `SimpleNet` but
+    ``num_classes``, ``in_channels``, ``width`` and ``dimensions``.
 
     Source: Hasanpour, Rouhani, Fayyaz, Sabokrou, Lets keep it simple, using simple architectures to outperform deeper ones, 2016.
     """
 
-    coarse = range(1, 257)
+    coarse = range(1, 1025)
     fine = range(64)
 
     def accepts(self, signature: Signature) -> str | None:
@@ -219,7 +220,7 @@ class SimpleNetFamily:
         """A freshly initialised SimpleNet for the signature."""
         shape = map_shape(signature)
         large = shape.dimensions == 2 and shape.smallest > LARGEST_WITHOUT_STRIDE
-        options.setdefault("stages", "imagenet-5m" if large else "cifar-5m")
+        options.setdefault("stages", "imagenet-5m" if large else "cifar-310k")
         if large:
             options.setdefault("stride_mode", 2)
         else:
