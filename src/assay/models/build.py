@@ -68,10 +68,11 @@ def build(name: str, signature: Signature, parameters: int = 200_000, **options:
 
 
 def build_network(name: str, signature: Signature, coarse: int, fine: int, **options: Any) -> nn.Module:
-    """The network at given dials; it carries its recipe in ``model.config`` so that it can be saved and rebuilt."""
+    """The network at given dials; it carries ``model.signature``, and in ``model.config`` its recipe, to be saved and rebuilt."""
     model = _accepting(name, signature).network(signature, coarse, fine, **options)
     recipe = {"name": name, "signature": signature.to_json(), "coarse": coarse, "fine": fine, "options": options}
-    model.config = {"build": recipe, "edits": []}  # pyright: ignore[reportArgumentType]
+    carried: Any = model  # a module takes any attribute
+    carried.signature, carried.config = signature, {"build": recipe, "edits": []}
     return model
 
 
