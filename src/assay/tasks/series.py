@@ -218,7 +218,13 @@ def _halves(source: Path) -> dict[int, Path]:
         )
         if not files:
             raise UserError(f"{source} holds no .ts, .arff or .tsv file: name a folder with one set of series.")
-        source = next((file for file in files if re.search(r"_TRAIN$", file.stem, re.IGNORECASE)), files[0])
+        whole = [file for file in files if len(_siblings(file)) == 2]  # a form that has both halves before one that has not
+        source = (whole or files)[0]
+    return _siblings(source)
+
+
+def _siblings(source: Path) -> dict[int, Path]:
+    """Both halves where they lie side by side in one form, else the file alone."""
     match = _HALVES.match(source.stem)
     if match is None:
         return {0: source}
@@ -256,6 +262,8 @@ def _read_archive(file: Path) -> tuple[list[np.ndarray], np.ndarray, bool]:
     except Exception as error:  # aeon raises whatever its parser meets: OSError, ValueError, IndexError, TypeError …
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise refuse("broken-series-file", path=file, suffix=file.suffix, reason=reason) from error
+    if len(X) == 0:
+        raise refuse("broken-series-file", path=file, suffix=file.suffix, reason="it holds no series")
     series = [np.asarray(one, dtype=np.float64) for one in X]
     return [one.T if one.ndim == 2 else one[:, None] for one in series], np.asarray(y).astype(float if numeric else str), numeric
 
@@ -374,7 +382,7 @@ def _as_label(value: object) -> str:
 
 def _target(codes: np.ndarray, target: dict[str, Any]) -> Tensor:
     if target["kind"] == "class":
-        return torch.from_numpy(np.asarray(codes, dtype=np.int64))
+        return torch.from_numpy(np.array(codes, dtype=np.int64))
     return torch.from_numpy(((np.asarray(codes) - target["mean"][0]) / target["deviation"][0]).astype(np.float32))[:, None]
 
 
