@@ -197,6 +197,12 @@ def test_a_table_of_everything(tmp_path):
         assert_reads_identically(path, task, ["table", "target"])
 
 
+def test_an_open_quotation_mark_does_not_swallow_rows_in_silence(tmp_path):
+    (tmp_path / "q.csv").write_text('a,label\n1,x\n2,y\n3,"x\n4,y\n5,x\n')
+    with pytest.raises(UserError, match="row 3 is opened and never closed"):
+        tasks.open(tmp_path / "q.csv")
+
+
 def test_a_value_is_standardised_by_training_and_comes_back_in_its_units(tmp_path):
     from assay.tasks.targets import in_units
 

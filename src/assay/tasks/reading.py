@@ -67,7 +67,17 @@ def _read_delimited(path: Path, notes: list[str]) -> pd.DataFrame:
     if frame is None:
         check_structure(path, delimiter, len(names), header)
         frame = _read_with_pandas(path, delimiter, decimal, header, names)
+    _refuse_open_quote(frame, path)
     return frame
+
+
+def _refuse_open_quote(frame: pd.DataFrame, path: Path) -> None:
+    """A quotation mark that is never closed swallows the rest of the file into the last row's cell."""
+    if len(frame) == 0 or not any(isinstance(cell, str) and "\n" in cell for cell in frame.iloc[-1]):
+        return
+    if path.read_bytes().count(b'"') % 2:
+        reason = f"a quotation mark in row {len(frame):,} is opened and never closed, so everything after it is one cell"
+        raise refuse("broken-table", path=path, what="a table of text", reason=reason)
 
 
 def _read_with_arrow(path: Path, delimiter: str, decimal: str, header: bool, names: list[str]) -> pd.DataFrame | None:
