@@ -110,10 +110,10 @@ def bytes_a_parameter() -> float:
     tokens = torch.zeros(1, 8, dtype=torch.long)
     model({"tokens": tokens, "mask": tokens == 0}).prediction.mean().backward()
     optimizer.step()
-    held = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    pairs = [(parameter, parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
     moments = [value for state in optimizer.state.values() for name, value in state.items() if name.startswith("exp_avg")]
-    total = sum(t.numel() * t.element_size() for t in (*held, *(parameter.grad for parameter in held), *moments))
-    return total / sum(parameter.numel() for parameter in held)
+    total = sum(t.numel() * t.element_size() for t in (*(tensor for pair in pairs for tensor in pair), *moments))
+    return total / sum(parameter.numel() for parameter, _ in pairs)
 
 
 def main() -> None:

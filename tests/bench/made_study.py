@@ -61,7 +61,7 @@ def text_task() -> ArrayTask:
     tokens = torch.tensor([[*sentence.encode(), *[0] * (60 - len(sentence))] for sentence in sentences])
     target = torch.arange(60) % 2
     tensors = {"tokens": tokens, "mask": tokens > 0, "target": target}
-    return _thirds("pets", Signature(Tokens(256, 60), Class(2)), tensors, {"labels": ["cat", "dog"]})
+    return _thirds("pets", Signature(Tokens(256, 60), Class(2)), tensors, {"labels": ["cat", "dog"], "encoder": {}})
 
 
 def values_task() -> ArrayTask:

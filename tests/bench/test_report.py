@@ -13,7 +13,7 @@ import pytest
 from assay.bench.report import collect, write_report
 from assay.bench.report.charts import Mark, front_chart, pareto_front, quality_scale
 from assay.bench.report.drawing import Box, Scale, fitted, placed_labels
-from assay.bench.report.errors_shown import confusion
+from assay.bench.report.errors_shown import confusion, example_groups
 from assay.bench.report.pictures import png_data_uri
 from assay.bench.report.record import read_record
 from assay.bench.report.words import count, milliseconds, seconds, shortened, size
@@ -240,6 +240,24 @@ def test_examples_are_grouped_by_who_is_right():
     assert all(indices.values())
     assert record["examples"][0]["picture"].startswith("data:image/png;base64,")
     assert json.loads(json.dumps(record)) == record
+
+
+def test_next_tokens_are_told_by_their_share_and_decoded():
+    import torch
+
+    from assay.contracts import NextTokens, Signature, Tokens
+    from assay.tasks.base import ArrayTask
+
+    tokens = torch.tensor([list(b"abcdefgh")] * 4)
+    splits = {name: {"tokens": tokens, "target": tokens + 1} for name in ("train", "validation", "test")}
+    task = ArrayTask("text", Signature(Tokens(256, 8), NextTokens(256), per_position=True), splits, encoding={"encoder": {}})
+    predictions = (tokens + 1).numpy()
+    predictions[:, :4] = 0
+    record = collect(task, {"lstm": Evaluation({}, np.arange(4.0), predictions)})
+    assert record["output"] == "tokens"
+    assert [example["text"] for example in record["examples"]] == ["abcdefgh"] * 4
+    assert record["examples"][0]["predictions"] == {"lstm": "50\u202f% of its positions right"}
+    assert len(example_groups(record)[0][1]) == 4
 
 
 def test_picture_survives_the_round_trip():

@@ -87,13 +87,21 @@ def example_groups(samples: dict[str, Any]) -> list[tuple[str, list[dict[str, An
         members = [_prepared(example, samples) for example in samples.get("examples", []) if example.get("group") == key]
         if members:
             groups.append((GROUP_TITLES[key].format(**titles), members))
+    order = {"best": 0, "typical": 1, "poor": 2, "worst": 3}
+    graded = [example for example in samples.get("examples", []) if example.get("group") in order]
+    if graded and samples.get("output") != "forecast":  # forecasts have charts of their own
+        groups.append(("From the best to the worst", [_prepared(e, samples) for e in sorted(graded, key=lambda e: order[e["group"]])]))
     return groups
 
 
 def _prepared(example: dict[str, Any], samples: dict[str, Any]) -> dict[str, Any]:
     labels = samples.get("labels", [])
-    guesses = [(name, label_of(value, labels), value == example["truth"]) for name, value in example.get("predictions", {}).items()]
-    return example | {"true_label": label_of(example["truth"], labels), "guesses": guesses}
+    judged = samples.get("output") == "class"
+    guesses = [
+        (name, label_of(value, labels), (value == example["truth"]) if judged else None)
+        for name, value in example.get("predictions", {}).items()
+    ]
+    return example | {"true_label": label_of(example["truth"], labels), "guesses": guesses, "judged": judged}
 
 
 def label_of(value: Any, labels: Sequence[str]) -> str:

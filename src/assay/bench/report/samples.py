@@ -13,6 +13,7 @@ from torch import Tensor
 
 from assay.bench.report.pictures import png_data_uri
 from assay.contracts import Class, Evaluation, Image, NextTokens, Pair, Series, Signature, Table, Task, Tokens, Values
+from assay.tasks.text import decode
 
 EXAMPLES_A_GROUP = 6
 MOST_TRUTHS = 5000
@@ -115,9 +116,21 @@ def _example(
 ) -> dict[str, Any]:
     names = getattr(task, "source", {}).get("names") or []
     example: dict[str, Any] = {"group": group, "index": index, "name": str(names[index]) if index < len(names) else ""}
-    example["truth"] = _plain(targets[index])
-    example["predictions"] = {name: _plain(values[index]) for name, values in known.items()}
+    example |= _answers(task, targets[index], {name: values[index] for name, values in known.items()})
     return example | _shown_input(task, task.signature.input, inputs, "")
+
+
+def _answers(task: Task, truth: np.ndarray, predicted: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Truth and predictions of one example; where there is one a position, the share that is right stands for them."""
+    signature = task.signature
+    if signature.multi_label:
+        labels = [str(label) for label in task.encoding.get("labels", range(len(truth)))]
+        named = {name: ", ".join(np.array(labels)[np.asarray(values) > 0]) for name, values in {"": truth, **predicted}.items()}
+        return {"truth": named.pop("") or "none", "predictions": {name: text or "none" for name, text in named.items()}}
+    if isinstance(signature.output, NextTokens) or (isinstance(signature.output, Class) and np.ndim(truth)):
+        shares = {name: float(np.mean(np.asarray(values) == truth)) for name, values in predicted.items()}
+        return {"truth": "", "predictions": {name: f"{100 * share:.0f}\u202f% of its positions right" for name, share in shares.items()}}
+    return {"truth": _plain(truth), "predictions": {name: _plain(values) for name, values in predicted.items()}}
 
 
 def _inputs(task: Task, wanted: set[int]) -> dict[int, dict[str, Tensor]]:
@@ -152,14 +165,16 @@ def _both_texts(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]
 
 
 def decoded(tokens: Tensor, mask: Tensor | None, encoding: Mapping[str, Any]) -> str:
-    """Token ids as text: by the task's vocabulary where it has one, else as bytes."""
+    """Token ids as text: by the task's tokenizer (or bytes) or its list of symbols; else the ids themselves."""
     ids = [int(token) for token in (tokens[mask] if mask is not None and mask.shape == tokens.shape else tokens)]
     vocabulary = encoding.get("vocabulary") or encoding.get("symbols")
-    if isinstance(vocabulary, (list, tuple)):
+    if "encoder" in encoding:
+        text = decode(ids, encoding)
+    elif isinstance(vocabulary, (list, tuple)):
         words = [str(vocabulary[token]) if token < len(vocabulary) else "?" for token in ids]
         text = ("" if all(len(word) == 1 for word in words) else " ").join(words)
     else:
-        text = bytes(token for token in ids if 0 < token < 256).decode("utf-8", errors="replace")
+        text = " ".join(map(str, ids))
     return text if len(text) <= _TEXT_LENGTH else text[: _TEXT_LENGTH - 1] + "…"
 
 
