@@ -77,6 +77,7 @@ def test_folder_becomes_a_task(folder):
     path = folder()
     assert looks_like_graph_folder(path)
     task = open_edge_list(path)
+    assert task.name == path.name
     expected = networkx.from_pandas_edgelist(ring_edges())
     adjacency = torch.zeros(NODES, NODES)
     adjacency[task.graph["edges"][0], task.graph["edges"][1]] = 1

@@ -51,6 +51,11 @@ class RawGraph:
     given: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def title(self) -> str:
+        """Short name of the graph: the folder's, where the file is only one of its two tables."""
+        return self.path.resolve().parent.name if self.path.stem.lower() in _NODE_NAMES else self.path.stem
+
 
 # ------------------------------------------------------------------------------------------------ edge list and node table
 

@@ -203,7 +203,7 @@ def graph_task(raw: RawGraph, target: str | None = None, encoding: Mapping[str, 
     notes.extend(said)
     labels = {"target": goal.to_json(), "labels": goal.labels}
     task = GraphTask(
-        raw.path.stem,
+        raw.title,
         goal.output,
         _graph(features, edges, weight),
         {split: torch.from_numpy(index) for split, index in selected.items()},
@@ -230,7 +230,7 @@ def _read_graph_task(
     features = encode_features(encoding["features"], raw, columns, edges)
     without = "" if target is not None else " without target"
     return GraphTask(
-        raw.path.stem,
+        raw.title,
         encoded_output(dict(encoding)),
         _graph(features, edges, weight),
         {"test": torch.from_numpy(labelled)},
