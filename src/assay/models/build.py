@@ -133,9 +133,9 @@ def load_predictor(folder: str | Path) -> Any:
     Raises:
         UserError: the folder holds neither.
     """
-    config = read_config(folder)
-    if "estimator" in config:
-        return registry.resolve("estimator", config["estimator"]).load(Path(folder))
+    recipe = read_config(folder)["build"]
+    if recipe.get("kind") == "estimator":
+        return registry.resolve("estimator", recipe["name"]).load(Path(folder))
     return load(folder)
 
 

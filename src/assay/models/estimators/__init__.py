@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from typing import Any
 
 from assay import registry
 from assay.contracts import Class, Events, Graph, Image, NextTokens, Pair, Series, Signature, Table, Tokens, Values
-from assay.models.estimators.base import FittedEstimator
-from assay.models.estimators.events import PoissonEvents
-from assay.models.estimators.graph import LabelPropagation
-from assay.models.estimators.series import MiniRocket, SeasonalNaive
-from assay.models.estimators.simple import Majority, PositionMajority
-from assay.models.estimators.tabular import GradientBoosting, Logistic, RidgeValues, SupportVectors
-from assay.models.estimators.text import NGram, TfIdf
 
-__all__ = [
-    "FittedEstimator",
-    "GradientBoosting",
-    "LabelPropagation",
-    "Logistic",
-    "Majority",
-    "MiniRocket",
-    "NGram",
-    "PoissonEvents",
-    "PositionMajority",
-    "RidgeValues",
-    "SeasonalNaive",
-    "SupportVectors",
-    "TfIdf",
-    "baselines_for",
-]
+_WHERE = {
+    "FittedEstimator": "base",
+    "GradientBoosting": "tabular",
+    "LabelPropagation": "graph",
+    "Logistic": "tabular",
+    "Majority": "simple",
+    "MiniRocket": "series",
+    "NGram": "text",
+    "PoissonEvents": "events",
+    "PositionMajority": "simple",
+    "RidgeValues": "tabular",
+    "SeasonalNaive": "series",
+    "SupportVectors": "tabular",
+    "TfIdf": "text",
+}
+__all__ = ["baselines_for", *_WHERE]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'assay.models.estimators' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)
 
 
 def baselines_for(signature: Signature) -> list[str]:
@@ -41,7 +42,7 @@ def baselines_for(signature: Signature) -> list[str]:
     fitting = [name for name in wished if registry.resolve("estimator", name)().accepts(signature) is None]
     if fitting:
         return fitting
-    return ["majority"] if Majority().accepts(signature) is None else []
+    return ["majority"] if registry.resolve("estimator", "majority")().accepts(signature) is None else []
 
 
 def _wished(signature: Signature) -> list[str]:

@@ -64,7 +64,7 @@ class PositionMajority(FittedEstimator):
         """Count classes by token, or fit a logistic regression to single steps (at most 50,000 of them)."""
         batch = gather(task, "train")
         target = array(batch["target"])
-        real = _real(batch, target)
+        real = np.broadcast_to(_real(batch, target).reshape(len(target), -1), target.shape)
         classes = task.signature.output.size
         if isinstance(task.signature.input, Tokens):
             counts = np.full((task.signature.input.vocabulary, classes), 0.5 / classes)
