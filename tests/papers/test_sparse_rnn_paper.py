@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from torch import nn
 
+from assay.compression.regain import RegainPoint
 from assay.papers import sparse_rnn
 from assay.papers.runner import reproduce
 
@@ -18,7 +20,8 @@ def test_every_claim_runs_at_smoke_scale(tmp_path):
 @pytest.mark.parametrize(("gated", "ungated", "verdict"), [(0.97, 0.6, "holds"), (0.94, 0.6, "fails"), (0.97, 0.8, "fails")])
 def test_the_sharpest_contrast_is_judged_by_both_sides(monkeypatch, gated, ungated, verdict):
     def retrained(scale, mode, *_):
-        return np.full(3, gated if mode in ("gru", "lstm") else ungated)
+        value = gated if mode in ("gru", "lstm") else ungated
+        return [RegainPoint(1.0, 1.0, 0.5, [], None, value, nn.Identity())] * 3
 
     monkeypatch.setattr(sparse_rnn, "_retrained", retrained)
     monkeypatch.setattr(sparse_rnn, "_safe", lambda *_: 0.5)

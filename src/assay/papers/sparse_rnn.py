@@ -2,7 +2,12 @@
 
 Laptop scale: 5,716 strings of the Reber grammar (4,001 train, 572 validation, 1,143 test; negatives are one substitution inside the
 alphabet, which is harder than the published set), two layers of 32 units, batch 64, 16 epochs (validation accuracy has levelled there;
-the weights of the best validation), three seeds, read-out at the true length. Thresholds were set before any run.
+the weights of the best validation), three seeds, read-out at the true length. The random-graph networks, of 10 to 30 units, see 2,002
+strings of at most 24 symbols for four epochs of 31 updates, with the published kind of negatives and a learning rate of 0.01: at the
+thesis's 0.001 so few updates leave them at chance. Thresholds were set before any run.
+
+Retraining is counted in epochs of the thesis's length, 586 updates, for 62 updates (an epoch of the laptop's data) recover little. The
+thesis's dense networks train for 29,300 updates, those here for 992: how much pruning they bear is to be read with that in mind.
 """
 
 from __future__ import annotations
@@ -32,6 +37,9 @@ CHANCE = 0.5
 LEVEL = 0.03
 """A rise of up to three points counts as level in a collapse: twice the standard error of an accuracy near chance on 1,143 strings."""
 
+LEARNED = 0.55
+"""Below this mean accuracy random-graph networks are at chance, and comparing them tells nothing."""
+
 
 @dataclass(frozen=True)
 class Size:
@@ -46,19 +54,23 @@ class Size:
     nodes: tuple[int, int]
     graph_strings: int
     graph_epochs: int
+    graph_longest: int
+    graph_batch: int
+    graph_rate: float
+    published_epoch: int
     negatives: str = "substitution"
 
 
 SIZES: dict[Scale, Size] = {
-    "smoke": Size(200, (8,), 1, 64, 1, 3, (10, 14), 200, 1),
-    "laptop": Size(5716, (32, 32), 16, 64, 3, 12, (10, 30), 2860, 4),
-    "paper": Size(25_000, (50, 50, 50), 50, 32, 1, 100, (10, 50), 25_000, 15, negatives="thesis"),
+    "smoke": Size(200, (8,), 1, 64, 1, 3, (10, 14), 200, 1, 24, 64, 1e-2, 2),
+    "laptop": Size(5716, (32, 32), 16, 64, 3, 12, (10, 30), 2860, 4, 24, 64, 1e-2, 586),
+    "paper": Size(25_000, (50, 50, 50), 50, 32, 1, 100, (10, 50), 25_000, 15, 53, 128, 1e-3, 586, negatives="thesis"),
 }
 
 
 @cache
-def _task(strings: int, negatives: str) -> ArrayTask:
-    return reber(n=strings, negatives=negatives)
+def _task(strings: int, negatives: str, longest: int = 53) -> ArrayTask:
+    return reber(n=strings, negatives=negatives, longest=longest)
 
 
 def _adam(parameters, rate: float) -> torch.optim.Optimizer:
@@ -82,12 +94,14 @@ def _dense(scale: Scale, mode: str, seed: int) -> Trained:
     return _train(model, task, steps=steps, batch=size.batch, seed=seed, validate_every=_epoch(scale))
 
 
-def _train(model: torch.nn.Module, task: ArrayTask, *, steps: int, batch: int, seed: int, validate_every: int) -> Trained:
+def _train(
+    model: torch.nn.Module, task: ArrayTask, *, steps: int, batch: int, seed: int, validate_every: int, rate: float = 1e-3
+) -> Trained:
     return trained(
         model,
         task,
         steps=steps,
-        learning_rate=1e-3,
+        learning_rate=rate,
         seed=seed,
         batch_size=batch,
         methods=[Clipping(5.0)],
@@ -99,14 +113,15 @@ def _train(model: torch.nn.Module, task: ArrayTask, *, steps: int, batch: int, s
 
 @cache
 def _curve(scale: Scale, mode: str, seed: int, kinds: str, fractions: tuple[float, ...], epochs: int = 0) -> list[RegainPoint]:
-    """Test accuracy after pruning ``kinds`` (both, i2h, h2h) by each fraction, retrained for so many epochs."""
-    size, epoch = SIZES[scale], _epoch(scale)
+    """Test accuracy after pruning ``kinds`` (both, i2h, h2h) by each fraction, retrained for so many of the thesis's epochs."""
+    size = SIZES[scale]
     curve = RegainCurve(
         fractions,
-        steps=epochs * epoch,
+        steps=epochs * size.published_epoch,
         i2h=kinds != "h2h",
         h2h=kinds != "i2h",
-        validate_every=epoch,
+        tolerance=0.01,
+        validate_every=max(1, size.published_epoch // 10),
         batch_size=size.batch,
         seed=seed,
         split="test",
@@ -134,8 +149,12 @@ def _safe(scale: Scale, mode: str, kinds: str) -> float:
     return FRACTIONS[int(kept.sum()) - 1] if kept[0] else 0.0
 
 
-def _retrained(scale: Scale, mode: str, kinds: str, fraction: float, epochs: int) -> np.ndarray:
-    return np.array([_curve(scale, mode, seed, kinds, (fraction,), epochs)[0].value for seed in _seeds(scale)])
+def _retrained(scale: Scale, mode: str, kinds: str, fraction: float, epochs: int) -> list[RegainPoint]:
+    return [_curve(scale, mode, seed, kinds, (fraction,), epochs)[0] for seed in _seeds(scale)]
+
+
+def _values(points: Sequence[RegainPoint]) -> np.ndarray:
+    return np.array([point.value for point in points])
 
 
 def base_accuracy(scale: Scale) -> Measured:
@@ -186,32 +205,34 @@ def _borne(accuracies: np.ndarray) -> float:
 
 
 def regain(scale: Scale) -> Measured:
-    """Both kinds pruned to 90 %, at most two epochs of retraining."""
+    """Both kinds pruned to 90 %, two published epochs of retraining."""
     values: dict[str, float] = {}
     worst = -1.0
     for mode in GATED:
-        base = _base(scale, mode)
-        epochs = {count: _retrained(scale, mode, "both", 0.9, count) for count in (1, 2)}
-        values |= {f"{mode}, after {count} epochs": float(found.mean()) for count, found in epochs.items()}
-        values |= {f"{mode}, at once": float(_sweep(scale, mode)[:, 8].mean()), f"{mode}, dense": float(base.mean())}
-        worst = max(worst, min(float((base - accuracies).mean()) for accuracies in epochs.values()))
-    reason = f"GRU and LSTM must come back to within 1 point within two epochs; the larger remaining loss is {100 * worst:.1f} points"
+        base, points = _base(scale, mode), _retrained(scale, mode, "both", 0.9, 2)
+        after = _values(points)
+        values |= {f"{mode}, dense": float(base.mean()), f"{mode}, at once": float(np.mean([point.at_once for point in points]))}
+        values[f"{mode}, after {2 * SIZES[scale].published_epoch} updates"] = float(after.mean())
+        back = [point.regained for point in points if point.regained is not None]
+        values |= {f"{mode}, seeds regained": len(back), **({f"{mode}, updates to regain": float(np.median(back))} if back else {})}
+        worst = max(worst, float((base - after).mean()))
+    reason = f"GRU and LSTM must be back within 1 point after two epochs of the thesis's length; {100 * worst:.1f} points are the most lost"
     return Measured(values, "holds" if worst <= 0.01 else "fails", reason, seeds=len(_seeds(scale)))
 
 
 def without_recurrence(scale: Scale) -> Measured:
-    """All hidden-to-hidden weights gone, three epochs of retraining."""
-    found = {mode: _retrained(scale, mode, "h2h", 1.0, 3) for mode in MODES}
+    """All hidden-to-hidden weights gone, one published epoch of retraining."""
+    found = {mode: _values(_retrained(scale, mode, "h2h", 1.0, 1)) for mode in MODES}
     values = {mode: float(accuracies.mean()) for mode, accuracies in found.items()}
     holds = all(values[mode] >= 0.95 if mode in GATED else values[mode] <= 0.70 for mode in MODES)
-    reason = "GRU and LSTM must recover to 95 %, tanh and ReLU must stay at 70 % or less"
+    reason = f"after {SIZES[scale].published_epoch} updates GRU and LSTM must be back at 95 %, tanh and ReLU must stay at 70 % or less"
     safe = {f"{mode}, safe fraction of h2h": _safe(scale, mode, "h2h") for mode in MODES}
     return Measured(values | safe, "holds" if holds else "fails", reason, _spread(found), seeds=len(_seeds(scale)))
 
 
 def without_input(scale: Scale) -> Measured:
-    """All input-to-hidden weights gone, three epochs of retraining."""
-    found = {mode: _retrained(scale, mode, "i2h", 1.0, 3) for mode in MODES}
+    """All input-to-hidden weights gone, one published epoch of retraining."""
+    found = {mode: _values(_retrained(scale, mode, "i2h", 1.0, 1)) for mode in MODES}
     values = {mode: float(accuracies.mean()) for mode, accuracies in found.items()}
     worst = max(abs(value - CHANCE) for value in values.values())
     safe = {f"{mode}, safe fraction of i2h": _safe(scale, mode, "i2h") for mode in MODES}
@@ -223,15 +244,15 @@ def without_input(scale: Scale) -> Measured:
 def _wired(scale: Scale, kind: str, mode: str, embedding: int | None) -> list[tuple[dict[str, float], float]]:
     """Properties and test accuracy of every random graph of a kind; node counts are drawn uniformly."""
     size = SIZES[scale]
-    task = _task(size.graph_strings, size.negatives)
+    task = _task(size.graph_strings, "thesis", size.graph_longest)
     counts = np.random.default_rng(0).integers(size.nodes[0], size.nodes[1] + 1, size.graphs)
-    steps = max(1, size.graph_epochs * (task.size("train") // 128))
+    steps = max(1, size.graph_epochs * (task.size("train") // size.graph_batch))
     results = []
     for seed, nodes in enumerate(counts):
         graph = GENERATORS[kind](int(nodes), seed)
         torch.manual_seed(seed)
         model = GraphRecurrentNetwork(graph, mode, embedding_dim=embedding, pad_readout=scale == "paper")
-        run = _train(model, task, steps=steps, batch=128, seed=seed, validate_every=steps)
+        run = _train(model, task, steps=steps, batch=size.graph_batch, seed=seed, validate_every=steps, rate=size.graph_rate)
         results.append((graph_properties(graph), run.value))
     return results
 
@@ -239,7 +260,7 @@ def _wired(scale: Scale, kind: str, mode: str, embedding: int | None) -> list[tu
 def random_graphs(scale: Scale) -> Measured:
     """Networks wired by Watts–Strogatz against Barabási–Albert graphs."""
     values: dict[str, float] = {}
-    holds = True
+    holds, learned = True, 0.0
     for mode in MODES if scale == "paper" else ("gru",):
         small_world, scale_free = (
             np.array([accuracy for _, accuracy in _wired(scale, kind, mode, None)]) for kind in ("watts-strogatz", "barabasi-albert")
@@ -249,6 +270,9 @@ def random_graphs(scale: Scale) -> Measured:
         values |= {f"{mode}, Watts–Strogatz": float(small_world.mean()), f"{mode}, Barabási–Albert": float(scale_free.mean())}
         values |= {f"{mode}, difference, low": difference - half, f"{mode}, difference, high": difference + half}
         holds &= difference > 0
+        learned = max(learned, float(small_world.mean()), float(scale_free.mean()))
+    if learned < LEARNED:
+        return Measured(values, "undecided", f"neither kind learned: the best mean accuracy is {learned:.3f}", seeds=SIZES[scale].graphs)
     reason = "the mean accuracy of Watts–Strogatz graphs must be the higher one; the 95 % interval of the difference is given"
     return Measured(values, "holds" if holds else "fails", reason, seeds=SIZES[scale].graphs)
 
@@ -257,10 +281,11 @@ def graph_correlations(scale: Scale) -> Measured:
     """Which properties of the graph go with the accuracy of a GRU network, with the embedding's width free and fixed."""
     expected = {"nodes": 1, "edges": 1, "closeness_variance": -1, "node_betweenness_variance": -1}
     values: dict[str, float] = {}
-    signs = {}
+    signs: dict[str, list[str]] = {}
     for name, embedding in (("free width", None), ("fixed width", 8)):
         rows = [row for kind in ("watts-strogatz", "barabasi-albert") for row in _wired(scale, kind, "gru", embedding)]
         properties, accuracies = [row[0] for row in rows], [row[1] for row in rows]
+        values[f"mean accuracy, {name}"] = float(np.mean(accuracies))
         found = property_correlations(properties, accuracies)["correlation"].to_dict()
         values |= {f"{key}, {name}": float(found.get(key, 0.0)) for key in (*expected, "source_nodes")}
         values[f"forest R², {name}"] = property_regressions(properties, accuracies, repeats=3)["r2"].to_dict()["random_forest"]
@@ -268,7 +293,8 @@ def graph_correlations(scale: Scale) -> Measured:
     wrong = [key for key in expected if key not in signs["free width"]]
     reason = f"nodes and edges must correlate positively, both variances negatively; {'wrong: ' + ', '.join(wrong) if wrong else 'all do'}"
     reason += f"; with the width fixed, {len(signs['fixed width'])} of 4 signs stay"
-    return Measured(values, "fails" if wrong else "holds", reason, seeds=2 * SIZES[scale].graphs)
+    verdict = "undecided" if values["mean accuracy, free width"] < LEARNED else "fails" if wrong else "holds"
+    return Measured(values, verdict, reason, seeds=2 * SIZES[scale].graphs)
 
 
 def _spread(found: dict[str, np.ndarray]) -> dict[str, float]:
