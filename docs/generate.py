@@ -4,6 +4,7 @@ Runs as a mkdocs hook before every build, or by hand:
 
     python docs/generate.py             write docs/parts and docs/papers
     python docs/generate.py --measure   first measure parameters, operations and time of every mixer and model into docs/data/timings.json
+    python docs/generate.py --add-report STUDY NAME     copy a study's report into the gallery, with a picture of its first screen
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -39,7 +41,8 @@ def on_pre_build(config: Any) -> None:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Fill the places that other pages leave for generated tables."""
-    for place, content in (("<!-- table of rules -->", rules_table), ("<!-- measured scaling -->", scaling_table)):
+    places = {"<!-- table of rules -->": rules_table, "<!-- measured scaling -->": scaling_table, "<!-- reports -->": reports}
+    for place, content in places.items():
         if place in markdown:
             markdown = markdown.replace(place, content())
     return markdown
@@ -194,6 +197,35 @@ def scaling_table() -> str:
     if measured is None:
         return "Not measured yet: `python benchmarks/scaling.py --write`."
     return "\n\n".join(f"**{part['title']}** ({part['basis']})\n\n" + _table(part["rows"]) for part in measured["parts"])
+
+
+def reports() -> str:
+    """The gallery: each report's picture and first sentence."""
+    cards = []
+    for page in sorted((DOCS / "gallery").glob("*.html")):
+        found = re.search(r"<h1>(.*?)</h1>", page.read_text(encoding="utf-8"), re.DOTALL)
+        sentence = " ".join(re.sub(r"<[^>]+>", "", found[1] if found else "").split())  # escaped already, by the report
+        picture = f"![First screen of the report {page.stem}](gallery/{page.stem}.png)"
+        cards.append(f"- [{picture}](gallery/{page.name})\n\n    **{page.stem}**: {sentence}\n")
+    return "\n".join(cards) or "No report is here yet."
+
+
+def add_report(study: Path, name: str) -> None:
+    """Copy a study's report into the gallery and take a picture of its first screen."""
+    target = DOCS / "gallery" / f"{name}.html"
+    target.parent.mkdir(exist_ok=True)
+    shutil.copyfile(study / "report.html", target)
+    executable = shutil.which("chromium")
+    if executable is None:
+        raise SystemExit("A picture of the report needs Chromium: install it, for example with `apt-get install chromium`.")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1160, "height": 980}, color_scheme="light")
+        page.goto(target.as_uri())
+        page.screenshot(path=target.with_suffix(".png"))
+        browser.close()
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -357,4 +389,6 @@ def _json(path: Path) -> Any:
 if __name__ == "__main__":
     if "--measure" in sys.argv[1:]:
         measure()
+    if sys.argv[1:2] == ["--add-report"]:
+        add_report(Path(sys.argv[2]), sys.argv[3])
     write_pages()
