@@ -15,8 +15,9 @@ import torch
 
 from assay import models, registry, tasks
 from assay.bench.runs import Run, open_run, write_source
-from assay.contracts import Class, Finding, NextTokens, Task, TrailPoint
+from assay.contracts import Class, Finding, NextTokens, Task, TrailPoint, Values
 from assay.errors import UserError
+from assay.tasks.targets import in_units, value_names
 from assay.training import History, fit
 from assay.training.distributed import make_fabric, whole_state
 from assay.training.methods import make_method
@@ -217,13 +218,15 @@ def _frame(task: Task, prediction: torch.Tensor) -> pd.DataFrame:
         labels = np.array(task.encoding.get("labels") or range(output.classes), dtype=object)
         best = prediction.softmax(-1).max(-1)
         return pd.DataFrame({"name": names, "prediction": labels[best.indices.numpy()], "probability": best.values.numpy()})
-    flat = prediction.argmax(-1) if isinstance(output, Class | NextTokens) and not task.signature.multi_label else prediction
-    columns = flat.flatten(1).numpy() if flat.ndim > 1 else flat[:, None].numpy()
-    if columns.shape[1] == 1:
-        return pd.DataFrame({"name": list(names), "prediction": columns[:, 0]})
-    digits = len(str(columns.shape[1] - 1))
-    values = {f"prediction_{index:0{digits}d}": column for index, column in enumerate(columns.T)}
-    return pd.DataFrame({"name": list(names), **values})
+    if isinstance(output, Values):
+        values = in_units(prediction.double().numpy(), task.encoding)
+        columns = value_names(task.encoding, output.count, task.signature.horizon)
+    else:
+        values = (prediction > 0 if task.signature.multi_label else prediction.argmax(-1)).numpy()
+        columns = task.encoding.get("labels") if task.signature.multi_label else None
+    flat = values.reshape(len(values), -1)
+    columns = columns or (["prediction"] if flat.shape[1] == 1 else [f"prediction_{index}" for index in range(flat.shape[1])])
+    return pd.concat([pd.DataFrame({"name": list(names)}), pd.DataFrame(flat, columns=list(columns))], axis=1)
 
 
 def _slug(text: str) -> str:

@@ -139,9 +139,25 @@ def known_classes(strings: pd.Series, labels: Sequence[str], names: list[str], p
 
 
 def in_units(prediction: np.ndarray, encoding: dict[str, Any]) -> np.ndarray:
-    """Predicted values (…, count) in the target's own units: ``prediction · deviation + mean``."""
-    said = encoding["target"]
-    return prediction * np.array(said["deviation"]) + np.array(said["mean"])
+    """Predicted values (…, count) in the target's own units: ``prediction · deviation + mean``; unchanged where none are known."""
+    said = encoding.get("target")
+    if isinstance(said, dict) and said.get("deviation"):
+        mean, deviation = np.array(said["mean"]), np.array(said["deviation"])
+    elif isinstance(said, list) and encoding.get("deviation"):  # a forecast's target columns are among its channels
+        chosen = [encoding["channels"].index(name) for name in said]
+        mean, deviation = np.array(encoding["mean"])[chosen], np.array(encoding["deviation"])[chosen]
+    else:
+        return prediction
+    return prediction * deviation + mean
+
+
+def value_names(encoding: dict[str, Any], count: int, horizon: int | None) -> list[str]:
+    """A column name for each predicted value: the target's names, with ``+step`` for each step of a forecast."""
+    said = encoding.get("target")
+    names = said.get("names") if isinstance(said, dict) else said
+    if not isinstance(names, list) or len(names) != count:
+        names = ["prediction"] if count == 1 else [f"prediction_{index}" for index in range(count)]
+    return names if horizon is None else [f"{name} +{step}" for step in range(1, horizon + 1) for name in names]
 
 
 def is_class(column: Column, task: str | None) -> bool:
