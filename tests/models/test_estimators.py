@@ -222,6 +222,14 @@ def test_position_majority_reads_only_the_current_step():
     assert torch.equal(fitted(moved).prediction[:, :5], fitted(batch).prediction[:, :5])
 
 
+def test_position_majority_needs_no_mask():
+    """Without padding a task has no mask: every position then counts."""
+    series = torch.randn(20, 5, 2, generator=torch.Generator().manual_seed(0))
+    batch = {"series": series, "target": (series[..., 0] > 0).long()}
+    task = ArrayTask("unmasked", Signature(Series(2, 5), Class(2), per_position=True), {name: batch for name in NAMES})
+    assert task.evaluate(PositionMajority().fit(task), "test").metrics["accuracy"] > 0.9
+
+
 def test_position_majority_counts_tokens():
     tokens = torch.tensor([[0, 1, 0, 1], [0, 1, 1, 0]])
     batch = {"tokens": tokens, "target": 2 * tokens, "mask": torch.ones(2, 4, dtype=torch.bool)}
@@ -283,6 +291,16 @@ def test_what_was_saved_predicts_the_same(name, request, tmp_path):
     assert loaded.parameter_count() == estimator.parameter_count() > 0
     assert isinstance(loaded, Estimator)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_saved_graph_and_event_baselines_predict_the_same(tmp_path):
+    """These two hold a graph's scores and a stream's distributions."""
+    made = ((LabelPropagation, ring_task()[0]), (PoissonEvents, events_task(np.random.default_rng(0))))
+    for kind, task in made:
+        estimator = kind().fit(task)
+        estimator.save(tmp_path / estimator.name)
+        batch = next(task.batches("test", 5))
+        assert torch.equal(kind.load(tmp_path / estimator.name)(batch).prediction, estimator(batch).prediction)
 
 
 def test_saved_boosted_values_load(diabetes, tmp_path):
