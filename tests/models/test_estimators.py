@@ -226,7 +226,7 @@ def test_position_majority_needs_no_mask():
     """Without padding a task has no mask: every position then counts."""
     series = torch.randn(20, 5, 2, generator=torch.Generator().manual_seed(0))
     batch = {"series": series, "target": (series[..., 0] > 0).long()}
-    task = ArrayTask("unmasked", Signature(Series(2, 5), Class(2), per_position=True), {name: batch for name in NAMES})
+    task = ArrayTask("unmasked", Signature(Series(2, 5), Class(2), per_position=True), dict.fromkeys(NAMES, batch))
     assert task.evaluate(PositionMajority().fit(task), "test").metrics["accuracy"] > 0.9
 
 
