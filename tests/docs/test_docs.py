@@ -33,7 +33,14 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("path", [path for path in WRITTEN if blocks(path, "python")], ids=named)
+def examples() -> list:
+    """Pages with Python in them; one that runs a study starts processes to measure latency, and is slow for that."""
+    pages = [path for path in WRITTEN if blocks(path, "python")]
+    slow = [path for path in pages if any("assay.compare(" in block for block in blocks(path, "python"))]
+    return [pytest.param(path, marks=[pytest.mark.slow] if path in slow else [], id=named(path)) for path in pages]
+
+
+@pytest.mark.parametrize("path", examples())
 def test_python_in_the_docs_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
