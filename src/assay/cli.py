@@ -19,7 +19,7 @@ app = typer.Typer(
 Data = Annotated[str, typer.Argument(help="A file, a folder, or the name of built-in data.")]
 Run = Annotated[Path, typer.Argument(help="The folder of a trained run.")]
 Target = Annotated[str | None, typer.Option(help="The column (or node attribute) to predict.")]
-Kind = Annotated[str | None, typer.Option("--task", help="Take the data for: classes, values, forecast, next-token, pair.")]
+Kind = Annotated[str | None, typer.Option("--task", help="Take the data for: classes, values, forecast, next-token, pair, events …")]
 Group = Annotated[str | None, typer.Option(help="A column whose equal values must stay in one split.")]
 Time = Annotated[str | None, typer.Option("--time-column", help="The column of time stamps.")]
 Horizon = Annotated[int | None, typer.Option(help="Steps ahead to forecast.")]
@@ -52,6 +52,8 @@ def compare(
     seeds: Annotated[int, typer.Option(help="Runs a model.")] = 3,
     workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
+    rates: Annotated[str, typer.Option(help="Learning rates to try; one alone is used without a search.")] = "1e-3,3e-3,1e-2",
+    threads: Annotated[int | None, typer.Option(help="Of every run; by default the processors divided by the workers.")] = None,
     output: Output = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted study in --output.")] = False,
 ) -> None:  # fmt: skip
@@ -64,7 +66,7 @@ def compare(
         models="auto" if models == "auto" else _listed(models), methods=methods.split(), axis=parse_axis(axis or []),
         parameters=int(parse_count(parameters, "--parameters")), steps=steps, seconds=parse_seconds(time),
         flops=parse_count(flops, "--flops"), batch_size=batch_size, seeds=seeds, workers=workers, ray=ray, output=output,
-        resume=resume, live=True,
+        resume=resume, live=True, rates=[parse_count(rate, "--rates") for rate in _listed(rates)], threads=threads,
     )  # fmt: skip
     raise typer.Exit(1 if any(row["status"] != "done" for row in study.rows) else 0)
 

@@ -445,7 +445,7 @@ class Compressor(Protocol):
 
 @dataclass
 class Finding:
-    """What a probe found: one sentence in plain words, rows for a table, optionally a figure's data (plotly JSON)."""
+    """What a probe found: one sentence in plain words, rows for a table, optionally a figure's data (JSON)."""
 
     sentence: str
     table: list[dict[str, Any]] = field(default_factory=list)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -13,14 +11,6 @@ from assay.testing import check_compressor, check_method, check_mixer, check_mod
 
 torch.set_num_threads(1)
 NEEDS_A_FILE = ("wordnet",)  # its data comes with no package that pip installs
-KNOWN = {
-    "mlp": "flattens a padded series without looking at its mask",
-    "behaviour-majority": "fails on a series with a class per position and no mask",
-}
-
-
-def named(names: list[str]) -> list[Any]:
-    return [pytest.param(name, marks=pytest.mark.xfail(reason=KNOWN[name])) if name in KNOWN else name for name in names]
 
 
 @pytest.mark.parametrize("name", registry.names("mixer"))
@@ -28,12 +18,12 @@ def test_mixer(name: str) -> None:
     check_mixer(registry.resolve("mixer", name))
 
 
-@pytest.mark.parametrize("name", named([*registry.names("mixer"), *registry.names("model")]))
+@pytest.mark.parametrize("name", [*registry.names("mixer"), *registry.names("model")])
 def test_model(name: str) -> None:
     check_model(name)
 
 
-@pytest.mark.parametrize("name", named(registry.names("estimator")))
+@pytest.mark.parametrize("name", registry.names("estimator"))
 def test_estimator(name: str) -> None:
     check_model(name)
 

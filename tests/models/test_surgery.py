@@ -60,7 +60,9 @@ def test_edits_stack_in_the_order_they_were_made(tmp_path):
     model = apply(apply(models.build("aaren", SERIES, 6_000).eval(), {"edit": "deepen", "block": 1}), {"edit": "fold-queries"})
     assert [edit["edit"] for edit in model.config["edits"]] == ["deepen", "fold-queries"]
     batch = {"series": torch.randn(4, 10, 2)}
-    torch.testing.assert_close(reloaded(model, tmp_path)(batch).prediction, model(batch).prediction)
+    once = reloaded(model, tmp_path / "once")
+    assert once.config == model.config
+    torch.testing.assert_close(reloaded(once, tmp_path / "twice")(batch).prediction, model(batch).prediction)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tempfile
@@ -17,6 +18,7 @@ from assay import models, registry, tasks
 from assay.bench.runs import Run, open_run, write_source
 from assay.contracts import Class, Finding, NextTokens, Task, TrailPoint, Values
 from assay.errors import UserError
+from assay.models.masking import fix_masks
 from assay.tasks.targets import in_units, value_names
 from assay.training import History, fit
 from assay.training.distributed import make_fabric, whole_state
@@ -193,8 +195,11 @@ def export(run: str | Path | Run, to: str, *, step: bool = False, output: str | 
     opened = _opened(run)
     exporter = registry.resolve("exporter", to)
     folder = Path(output) if output else opened.folder / "export"
+    network = opened.network.eval()
+    if to != "safetensors":  # other tools know nothing of masks: the zeros go into the weights
+        network = fix_masks(copy.deepcopy(network))
     with tempfile.TemporaryDirectory() as scratch:
-        files = exporter(opened.network.eval(), Path(scratch), step=step)
+        files = exporter(network, Path(scratch), step=step)
         folder.mkdir(parents=True, exist_ok=True)
         placed = []
         for file in [*files, *Path(scratch).glob("*.json")]:

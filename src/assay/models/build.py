@@ -120,6 +120,7 @@ def load(folder: str | Path) -> nn.Module:
     model = build_network(recipe["name"], Signature.from_json(recipe["signature"]), recipe["coarse"], recipe["fine"], **recipe["options"])
     for edit in config["edits"]:
         model = replay(model, edit)
+    model.config = config  # pyright: ignore[reportArgumentType]
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (RuntimeError, OSError) as error:

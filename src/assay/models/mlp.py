@@ -48,7 +48,10 @@ class MLP(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         """Predict a batch."""
-        return Output(self.predict(next(batch[key] for key in ("table", "image", "series") if key in batch)))
+        x = next(batch[key] for key in ("table", "image", "series") if key in batch)
+        if "mask" in batch:
+            x = torch.where(batch["mask"][..., None], x, 0.0)
+        return Output(self.predict(x))
 
     def predict(self, x: Tensor) -> Tensor:
         """The prediction for raw inputs ``x`` (batch, ...)."""

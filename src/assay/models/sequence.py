@@ -213,6 +213,8 @@ class SequenceFamily:
 
     def network(self, signature: Signature, coarse: int, fine: int, *, depth: int = 2, dropout: float = 0.0, **options: Any) -> nn.Module:
         """A sequence model of width 8·coarse and feed-forward size 2·width + fine."""
+        if isinstance(signature.output, NextTokens | NextEvent) and options.get("causal") is False:
+            raise ValueError(f"{self.mixer.__name__} with causal=False would see the tokens it must predict")
         width = 8 * coarse
         _check_options(self.mixer, options)
         positions = getattr(self.mixer, "positional", True)

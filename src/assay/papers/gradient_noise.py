@@ -140,10 +140,16 @@ def question_answering(scale: Scale) -> Measured:
     for eta in (0.0, 0.01, 0.3):
         runs = [
             trained(
-                "memory-network", task, parameters=5_000, steps=steps, learning_rate=5e-3, seed=seed, methods=[GradientNoise(eta, seed=seed), Clipping(40.0)]
+                "memory-network",
+                task,
+                parameters=5_000,
+                steps=steps,
+                learning_rate=5e-3,
+                seed=seed,
+                methods=[GradientNoise(eta, seed=seed), Clipping(40.0)],
             )
             for seed in range(seeds)
-        ]  # fmt: skip
+        ]
         errors[eta] = 1 - _accuracies(runs)
     best = min((0.01, 0.3), key=lambda eta: errors[eta].mean())
     reduction = 1 - float(errors[best].mean() / max(errors[0.0].mean(), 1e-9))

@@ -23,7 +23,7 @@ from assay.tasks.roles import Column, detect
 from assay.tasks.rules import refuse
 from assay.tasks.tables import read_table_task, table_task
 
-KINDS = ("classes", "values", "text", "pair", "next-token", "forecast", "series", "table")
+KINDS = ("classes", "values", "text", "pair", "next-token", "forecast", "series", "table", "events", "decisions")
 TEXT_SUFFIXES = {".txt", ".text", ".md", ".rst", ".log"}
 SERIES_SUFFIXES = {".ts", ".arff"}
 _OTHER_TABLES = {".xlsx", ".xls", ".ods"}
@@ -40,6 +40,8 @@ _IN_WORDS = {
     "long": "a table of series",
     "ts": "series",
     "graph": "a graph",
+    "events": "a table of events",
+    "decisions": "logged decisions",
 }
 
 
@@ -136,6 +138,8 @@ def open_file(options: Options) -> Task:
     """
     path, suffix = options.path, options.path.suffix.lower()
     check_path(path)
+    if suffix == ".npz" or "decisions" in (options.task, _opener(options)):
+        return open_log(options)
     if options.encoding is not None and _opener(options) == "next-token":
         return text.read_next_token_task([text.read_text(path)], options, options.encoding)
     if suffix in SERIES_SUFFIXES or (suffix == ".tsv" and path.stem.upper().endswith(("_TRAIN", "_TEST"))):  # the UCR archive's form
@@ -192,6 +196,8 @@ def _one_text(options: Options) -> Task:
 def _open_directory(options: Options) -> Task:
     from assay.tasks import graphs
 
+    if "decisions" in (options.task, _opener(options)) or (any(options.path.glob("*.npz")) and options.task is None):
+        return open_log(options)
     if hub.is_saved_dataset(options.path):
         return _open_hub(options)
     if graphs.looks_like_graph_folder(options.path):
@@ -213,6 +219,8 @@ def open_frame(frame: pd.DataFrame, options: Options) -> Task:
     Raises:
         UserError: a rule refuses it.
     """
+    if "events" in (options.task, _opener(options)):
+        return open_event_frame(frame, options)
     if options.encoding is not None:
         return _read_frame(frame, options, options.encoding)
     if options.task == "next-token":
@@ -266,6 +274,24 @@ def _series_opener(kind: str) -> Callable[..., Task]:
     from assay.tasks import series
 
     return {"forecast": series.open_forecast, "wide": series.open_wide, "long": series.open_long}[kind]
+
+
+def open_event_frame(frame: pd.DataFrame, options: Options) -> Task:
+    """Open a table with one event a row: its case, time and mark."""
+    from assay.tasks import events
+
+    columns = detect(frame)
+    time = options.time or "time"
+    parsed = _parsed(frame, columns, [time] if time in columns else [], options)
+    return _finished(events.open_events(parsed, **options.series_arguments()), "events", options)
+
+
+def open_log(options: Options) -> Task:
+    """Open logged decisions: an ``.npz`` or a folder of them."""
+    from assay.tasks import decisions
+
+    _same_kind(options, "decisions", "logged decisions")
+    return _finished(decisions.open_decisions(options.path, **options.series_arguments()), "decisions", options)
 
 
 def open_series(path: Path, kind: str, options: Options) -> Task:

@@ -24,7 +24,7 @@ _WHERE = {
     "SupportVectors": "tabular",
     "TfIdf": "text",
 }
-__all__ = ["baselines_for", *_WHERE]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["baselines_for", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:
