@@ -120,9 +120,10 @@ def parse_as(name: str, values: pd.Series, role: Role, detail: dict[str, Any]) -
         return Column(name, role, _plain_floats(values), detail)
     strings = as_strings(values)
     if role == "boolean":
-        words = strings.str.strip().str.lower()
-        parsed = words.map({**dict.fromkeys(_TRUE, 1.0), **dict.fromkeys(_FALSE, 0.0)}).astype("float64")
-        return Column(name, role, parsed.fillna(_numbers(strings)), detail)
+        codes, uniques = pd.factorize(strings)
+        said = [1.0 if word.lower() in _TRUE else 0.0 if word.lower() in _FALSE else math.nan for word in uniques]
+        parsed = pd.Series(np.array([*said, math.nan])[codes], index=strings.index)
+        return Column(name, role, parsed.fillna(_numbers(strings)) if parsed.isna().any() else parsed, detail)
     parsed = _numbers(strings)
     return Column(name, role, parsed, detail, _not_numbers(name, strings, parsed))
 
@@ -239,7 +240,8 @@ def _not_numbers(name: str, strings: pd.Series, parsed: pd.Series) -> list[str]:
 
 
 def _of_strings(name: str, values: pd.Series) -> Column:
-    strings = as_strings(values)
+    categories = as_category(values)
+    strings = as_strings(categories)
     sample = _sample(strings)
     if not len(sample):
         return Column(name, "empty", strings)
@@ -247,7 +249,7 @@ def _of_strings(name: str, values: pd.Series) -> Column:
         return Column(name, "constant", strings)
     distinct = {value.lower() for value in sample.unique()}
     if distinct <= (_TRUE | _FALSE) and len(distinct) == 2:
-        parsed = parse_as(name, strings, "boolean", {})
+        parsed = parse_as(name, categories, "boolean", {})
         if parsed.missing().sum() == strings.isna().sum():
             return parsed
     numeric_share = _numbers(sample).notna().mean()
@@ -260,7 +262,7 @@ def _of_strings(name: str, values: pd.Series) -> Column:
     if format:
         return Column(name, "date", _dates(strings, format), {"format": format}, _ambiguous(name, sample, format))
     kind = _kind_of_words(name, strings, sample)
-    return Column(name, kind, as_category(values) if kind == "categorical" else strings)
+    return Column(name, kind, categories if kind == "categorical" else strings)
 
 
 def _kind_of_words(name: str, strings: pd.Series, sample: pd.Series) -> Role:
