@@ -1,7 +1,8 @@
 """Claims of: Adding Gradient Noise Improves Learning for Very Deep Networks.
 
 Laptop scale: a 20-layer, 50-unit ReLU network on scikit-learn's 8×8 digits, SGD 0.1, gradients clipped at norm 10; a memory network
-on generated two-fact questions. Thresholds are the ones set before any run.
+on generated two-fact questions, trained in two stages (a linear start): trained in one it hardly learns, error 0.59. Thresholds are
+the ones set before any run.
 """
 
 from __future__ import annotations
@@ -132,25 +133,20 @@ def onset(scale: Scale) -> Measured:
     return Measured(values, verdict, reason, seeds=SIZES[scale]["seeds"])
 
 
-def question_answering(scale: Scale) -> Measured:
-    """A memory network of three hops on generated two-fact questions, for each η of the paper's grid that does not destroy it."""
-    count, steps, seeds = (200, 30, 1) if scale == "smoke" else (2000, 1500, 5)
+def _answering_error(eta: float, seed: int, count: int, steps: int) -> float:
+    """Test error of a memory network trained in two stages, as published: without softmax first ("linear start"), then with it."""
     task = resolve("task", "questions")(facts=2, count=count)
-    errors: dict[float, np.ndarray] = {}
-    for eta in (0.0, 0.01, 0.3):
-        runs = [
-            trained(
-                "memory-network",
-                task,
-                parameters=5_000,
-                steps=steps,
-                learning_rate=5e-3,
-                seed=seed,
-                methods=[GradientNoise(eta, seed=seed), Clipping(40.0)],
-            )
-            for seed in range(seeds)
-        ]
-        errors[eta] = 1 - _accuracies(runs)
+    methods: list[Method] = [GradientNoise(eta, seed=seed), Clipping(40.0)]
+    common = {"seed": seed, "methods": methods}
+    first = trained("memory-network", task, parameters=5_000, steps=2 * steps, learning_rate=2e-2, options={"linear": True}, **common)
+    first.model.get_submodule("memory").linear = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    return 1 - trained(first.model, task, steps=steps, learning_rate=5e-3, **common).value
+
+
+def question_answering(scale: Scale) -> Measured:
+    """A memory network of three hops on generated two-fact questions, for two η of the paper's grid and none."""
+    count, steps, seeds = (200, 15, 1) if scale == "smoke" else (6000, 700, 3)
+    errors = {eta: np.array([_answering_error(eta, seed, count, steps) for seed in range(seeds)]) for eta in (0.0, 0.01, 0.3)}
     best = min((0.01, 0.3), key=lambda eta: errors[eta].mean())
     reduction = 1 - float(errors[best].mean() / max(errors[0.0].mean(), 1e-9))
     values = {f"error, η {eta:g}": float(error.mean()) for eta, error in errors.items()} | {"relative reduction": reduction}
