@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -269,6 +270,7 @@ def _listed(text: str) -> list[str]:
 
 def main() -> None:
     """Run the command line; a user's error is one sentence and exit code 2, Ctrl-C is 130."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep: the machine may be busy with other things too
     try:
         app()
     except KeyboardInterrupt:

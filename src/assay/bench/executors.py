@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from assay.bench.running import Job, failed, perform
+from assay.bench.threads import thread_environment
 from assay.contracts import Task
 from assay.errors import UserError
 
@@ -156,13 +157,12 @@ class Workers:
         handle, path = tempfile.mkstemp()
         os.unlink(path)  # the file lives as long as it is open
         errors = os.fdopen(handle, "w+b")
-        threads = {name: str(self.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         process = subprocess.Popen(
             [sys.executable, "-m", "assay.bench.worker", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=os.environ | threads,
+            env=thread_environment(self.threads),
         )
         worker = _Worker(process, errors)
         assert process.stdout is not None  # opened as a pipe

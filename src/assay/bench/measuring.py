@@ -40,15 +40,15 @@ def measured(run: Path, task: Task, batch_size: int, threads: int) -> dict[str, 
         example); all None, with ``error``, where the measurement failed.
     """
     from assay.bench.files import write_json
+    from assay.bench.threads import thread_environment
 
     kept = run / "measures.json"
     if kept.exists() and "error" not in (values := json.loads(kept.read_text())):
         return values
     command = [sys.executable, "-m", "assay.bench.measuring", str(run), str(threads), str(os.getpid())]
-    environment = os.environ | {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     write_batches(run / "batches.safetensors", task, batch_size)
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, env=environment)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, env=thread_environment(threads))
         values = json.loads(answer.stdout.splitlines()[-1]) if answer.returncode == 0 else {"error": _last_line(answer.stderr)}
     except subprocess.TimeoutExpired:
         values = {"error": f"not measured within {_PATIENCE} s"}
