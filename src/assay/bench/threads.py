@@ -6,7 +6,7 @@ import os
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """This process's environment with the thread count of every numerical library set.
+    """The environment of this process with the thread count of every numerical library set.
 
     Threads that wait for one another sleep instead of spinning (``OMP_WAIT_POLICY``, unless it is set already): on a busy machine
     spinning threads keep the processors from those that work, and a step takes many times as long.
