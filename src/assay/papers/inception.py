@@ -1,7 +1,8 @@
 """Claims of "Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning".
 
-Laptop scale: rendered characters of 16×16 pixels, networks of 30,000 to 60,000 parameters with the small stem. All thresholds were
-fixed before any run. The figures of the paper are for ImageNet and 20 replicas, so only the direction of an effect can be seen here.
+Laptop scale: networks of 30,000 to 60,000 parameters with the small stem. Speed and margin are measured on scikit-learn's digits (a first
+run on rendered characters, 150 steps, left both kinds near chance: 0.24 with residual sums, 0.11 without); the other claims on rendered
+characters of 16×16 pixels. All thresholds were fixed before any run. The figures of the paper are for ImageNet and 20 replicas, so only the direction of an effect can be seen here.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from assay.measure import count_flops, parameter_count
 from assay.models.vision.inception import InceptionResNetV2, InceptionV4
 from assay.papers.experiment import Trained
 from assay.papers.vision_runs import OFFLINE_REASON, Entrant, Race, deviation, glyph_task, mean, values, verdict
+from assay.registry import resolve
 from assay.tasks.base import ArrayTask
 
 DEPTHS: Mapping[str, list[int]] = {"laptop": [3, 6, 3], "smoke": [1, 1, 1]}
@@ -63,8 +65,8 @@ class LossRecorder(Method):
 def _learning_curves(scale: Scale, residual: bool) -> tuple[list[Trained], list[LossRecorder]]:
     """Inception-ResNet-v1 with or without its residual sums, at equal parameters, each with its own best rate of three."""
     laptop = scale == "laptop"
-    race = Race(60_000, 150, 32, (1e-3, 4e-3, 1.6e-2), 3) if laptop else Race(5_000, 3, 8, (4e-3,), 1)
-    task = glyph_task(6000, 1000, 16) if laptop else glyph_task(64, 64, 16)
+    race = Race(60_000, 300, 32, (1e-3, 4e-3, 1.6e-2), 3) if laptop else Race(5_000, 3, 8, (4e-3,), 1)
+    task = resolve("task", "digits")() if laptop else glyph_task(64, 64, 16)
     entrant = Entrant("inception-resnet-v1", {"depths": DEPTHS[scale], "residual": residual})
     recorders = {(rate, seed): LossRecorder() for rate in race.rates for seed in range(race.seeds)}
     tried = [race.once(entrant, task, rate, 0, methods=[recorders[rate, 0]]) for rate in race.rates]
