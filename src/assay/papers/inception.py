@@ -1,8 +1,9 @@
 """Claims of "Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning".
 
-Laptop scale: networks of 30,000 to 60,000 parameters with the small stem. Speed and margin are measured on scikit-learn's digits (a first
-run on rendered characters, 150 steps, left both kinds near chance: 0.24 with residual sums, 0.11 without); the other claims on rendered
-characters of 16×16 pixels. All thresholds were fixed before any run. The figures of the paper are for ImageNet and 20 replicas, so only the direction of an effect can be seen here.
+Laptop scale: networks of 30,000 to 60,000 parameters with the small stem. Speed and margin are measured on scikit-learn's digits (a
+first run on rendered characters, 150 steps, left both kinds near chance: 0.24 with residual sums, 0.11 without); the other claims on
+rendered characters of 16×16 pixels. All thresholds were fixed before any run. The figures of the paper are for ImageNet and 20
+replicas, so only the direction of an effect can be seen here.
 """
 
 from __future__ import annotations
