@@ -18,6 +18,7 @@ from assay.tasks.base import ArrayTask
 from assay.tasks.graph_features import encode_features, learn_features
 from assay.tasks.graph_files import RawGraph, edge_list_files, read_edge_list, read_graphml, read_pyg
 from assay.tasks.graph_rules import note_graph, refuse_graph
+from assay.tasks.options import Options
 from assay.tasks.recognition import TARGET_NAMES, find_column
 from assay.tasks.roles import Column, as_strings, detect
 from assay.tasks.rules import refuse, some
@@ -136,31 +137,28 @@ def looks_like_graph_folder(path: str | Path) -> bool:
     return path.is_dir() and edge_list_files(path) is not None
 
 
-def open_edge_list(
-    path: str | Path | Sequence[str | Path], target: str | None = None, encoding: Mapping[str, Any] | None = None, seed: int = 0
-) -> GraphTask:
+def open_edge_list(path: str | Path | Sequence[str | Path], options: Options) -> GraphTask:
     """A task from ``edges.csv`` and ``nodes.csv`` (also TSV, Parquet, JSON Lines).
 
     Args:
         path: the folder, the edge list beside its node table, or the two files.
-        target: the column to predict; by default the one named label, class, target …
-        encoding: of an earlier task: then all labelled nodes (all nodes, without labels) are test examples, read the same way.
-        seed: of the division into parts.
+        options: of these, target (by default the column named label, class, target …), seed, and encoding (then all labelled nodes,
+            or all nodes without labels, are test examples, read the same way).
 
     Raises:
         UserError: a rule for graphs or tables refuses the files; the message names file, row, column and what to do.
     """
-    return graph_task(read_edge_list(path), target, encoding, seed)
+    return graph_task(read_edge_list(path), options.target, options.encoding, options.seed)
 
 
-def open_graphml(path: str | Path, target: str | None = None, encoding: Mapping[str, Any] | None = None, seed: int = 0) -> GraphTask:
+def open_graphml(path: str | Path, options: Options) -> GraphTask:
     """A task from a GraphML file; arguments as `open_edge_list`."""
-    return graph_task(read_graphml(path), target, encoding, seed)
+    return graph_task(read_graphml(path), options.target, options.encoding, options.seed)
 
 
-def open_pyg(path: str | Path, target: str | None = None, encoding: Mapping[str, Any] | None = None, seed: int = 0) -> GraphTask:
+def open_pyg(path: str | Path, options: Options) -> GraphTask:
     """A task from a ``.pt`` file with a torch_geometric ``Data``; arguments as `open_edge_list`. No code in the file is run."""
-    return graph_task(read_pyg(path), target, encoding, seed)
+    return graph_task(read_pyg(path), options.target, options.encoding, options.seed)
 
 
 def karate() -> GraphTask:
