@@ -14,7 +14,7 @@ from assay.errors import require
 from assay.tasks.base import ArrayTask
 from assay.tasks.checks import check_path
 from assay.tasks.options import Options
-from assay.tasks.series_rules import refuse
+from assay.tasks.rules import refuse
 from assay.tasks.splitting import divide
 
 CONTEXT = 64

@@ -17,7 +17,7 @@ from assay.tasks.forecasts import flights_file
 from assay.tasks.moments import moments_of
 from assay.tasks.options import Options
 from assay.tasks.roles import as_strings
-from assay.tasks.series_rules import note, refuse
+from assay.tasks.rules import note, refuse
 from assay.tasks.splitting import divide_in_order
 from assay.tasks.targets import class_codes, known_classes
 

@@ -17,7 +17,7 @@ from assay.tasks.base import ArrayTask
 from assay.tasks.moments import moments_of, places_on_grid, step_in_words
 from assay.tasks.options import Options
 from assay.tasks.roles import column_of
-from assay.tasks.series_rules import note, refuse
+from assay.tasks.rules import note, refuse
 from assay.tasks.splitting import divide_in_order
 
 HISTORY = 4

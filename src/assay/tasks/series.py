@@ -22,7 +22,7 @@ from assay.tasks.moments import moments_of
 from assay.tasks.options import Options
 from assay.tasks.recognition import wide_columns
 from assay.tasks.roles import column_of
-from assay.tasks.series_rules import note, refuse
+from assay.tasks.rules import note, refuse
 from assay.tasks.splitting import check_classes, contradictions, divide, label_notes
 from assay.tasks.targets import class_codes, known_classes
 
