@@ -182,13 +182,9 @@ def _spread(row: dict[str, Any], key: str) -> str:
 
 def rules_table() -> str:
     """What is refused, imputed and warned of, from the code that does it."""
-    from assay.tasks.rules import RULES
+    from assay.tasks.rules import as_markdown
 
-    lines = ["| data | when | outcome | what is said |", "|---|---|---|---|"]
-    for rule in RULES:
-        sentence = re.sub(r"\{(\w+)[^}]*\}", r"‹\1›", rule.sentence)
-        lines.append(f"| {_cell(rule.kind)} | {_cell(rule.condition)} | **{rule.outcome}** | {_cell(sentence)} |")
-    return "\n".join(lines)
+    return as_markdown()
 
 
 def scaling_table() -> str:

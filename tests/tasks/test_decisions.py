@@ -9,6 +9,7 @@ import torch
 from assay.contracts import Output
 from assay.errors import UserError
 from assay.tasks.decisions import CARTPOLE_POLICY, Trajectory, cartpole, decision_task, encode_action, open_decisions, rollout
+from assay.tasks.options import Options
 
 
 def episodes(count=10, steps=100, seed=0):
@@ -68,9 +69,9 @@ def test_logs_are_read_from_a_folder(tmp_path):
         dones[[19, 49, 89]] = True
         arrays = {"observations": generator.normal(size=(90, 2)), "actions": generator.integers(0, 3, 90), "rewards": np.ones(90)}
         np.savez(tmp_path / f"{name}.npz", dones=dones, **arrays)
-    task = open_decisions(tmp_path)
+    task = open_decisions(tmp_path, Options(tmp_path))
     assert task.description == "6 episodes, 180 decisions, 3 actions, returns 20 to 40"
-    again = open_decisions(tmp_path / "first.npz", encoding=task.encoding)
+    again = open_decisions(tmp_path / "first.npz", Options(tmp_path / "first.npz", encoding=task.encoding))
     assert list(again.splits) == ["test"]
     assert int(again.splits["test"]["mask"].sum()) == 90
 
@@ -99,13 +100,13 @@ BROKEN = [
 def test_broken_logs_are_refused(arrays, sentence, tmp_path):
     np.savez(tmp_path / "log.npz", **arrays)
     with pytest.raises(UserError, match=sentence):
-        open_decisions(tmp_path / "log.npz")
+        open_decisions(tmp_path / "log.npz", Options(tmp_path / "log.npz"))
 
 
 def test_pickled_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "log.npz", observations=np.array([{}], dtype=object))
     with pytest.raises(UserError, match="log"):
-        open_decisions(tmp_path)
+        open_decisions(tmp_path, Options(tmp_path))
 
 
 # ------------------------------------------------------------------------------------------------ playing

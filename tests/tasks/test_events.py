@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from scipy import stats
 from assay.contracts import Output
 from assay.errors import UserError
 from assay.tasks.events import gap_distribution, open_events
+from assay.tasks.options import Options
 
 
 def log(cases=20, events=30, seed=0):
@@ -24,7 +27,7 @@ def log(cases=20, events=30, seed=0):
 
 
 def opened(frame, **options):
-    return open_events(frame, path="log.csv", **options)
+    return open_events(frame, Options(Path("log.csv"), **options))
 
 
 def test_the_mixtures_density_is_scipys():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ import torch
 from assay.contracts import Output
 from assay.errors import UserError
 from assay.tasks.forecasts import open_forecast
+from assay.tasks.options import Options
 
 
 def table(steps=400, seed=0):
@@ -19,7 +22,7 @@ def table(steps=400, seed=0):
 
 
 def opened(frame, **options):
-    return open_forecast(frame, path="load.csv", **{"time": "when", "horizon": 6, **options})
+    return open_forecast(frame, Options(Path("load.csv"), **{"time": "when", "horizon": 6, **options}))
 
 
 def test_windows_hold_the_tables_own_numbers():

@@ -25,6 +25,7 @@ from assay.tasks.graphs import (
     open_graphml,
     open_pyg,
 )
+from assay.tasks.options import Options
 
 NODES = 30
 
@@ -64,6 +65,10 @@ def folder(tmp_path: Path):
     return write
 
 
+def opened(opener, path: Path, **options):
+    return opener(path, Options(path, **options))
+
+
 def with_cell(table: pd.DataFrame, row: int, column: str, value: object) -> pd.DataFrame:
     table = table.astype({column: object})
     table.loc[row, column] = value
@@ -76,7 +81,7 @@ def with_cell(table: pd.DataFrame, row: int, column: str, value: object) -> pd.D
 def test_folder_becomes_a_task(folder):
     path = folder()
     assert looks_like_graph_folder(path)
-    task = open_edge_list(path)
+    task = opened(open_edge_list, path)
     assert task.name == path.name
     expected = networkx.from_pandas_edgelist(ring_edges())
     adjacency = torch.zeros(NODES, NODES)
@@ -91,7 +96,7 @@ def test_folder_becomes_a_task(folder):
 
 
 def test_every_batch_is_the_whole_graph_with_aligned_targets(folder):
-    task = open_edge_list(folder())
+    task = opened(open_edge_list, folder())
     for batch in (next(task.training_batches(4, 0)), *task.batches("test", 2)):
         assert len(batch["nodes"]) == NODES
         assert [community(i) == "right" for i in batch["selected"].tolist()] == batch["target"].bool().tolist()
@@ -103,7 +108,7 @@ def test_every_batch_is_the_whole_graph_with_aligned_targets(folder):
 
 def test_numbers_are_standardised_by_training_nodes_only(folder):
     nodes = node_table()
-    task = open_edge_list(folder(nodes=nodes))
+    task = opened(open_edge_list, folder(nodes=nodes))
     chosen = task.splits["train"]["selected"].numpy()
     age = nodes["age"].to_numpy()
     expected = (age - age[chosen].mean()) / age[chosen].std()
@@ -113,7 +118,7 @@ def test_numbers_are_standardised_by_training_nodes_only(folder):
 def test_weights_and_directions(folder):
     edges = ring_edges().assign(weight=2.0)
     back = pd.DataFrame([[1, 0, 4.0], [5, 5, 1.5]], columns=["source", "target", "weight"])  # 0-1 has other weights; a loop
-    task = open_edge_list(folder(edges=pd.concat([edges, back])))
+    task = opened(open_edge_list, folder(edges=pd.concat([edges, back])))
     weight = {tuple(pair): float(w) for pair, w in zip(task.graph["edges"].T.tolist(), task.graph["edge_weight"], strict=True)}
     assert weight[0, 1] == weight[1, 0] == 3.0
     assert weight[5, 5] == 1.5
@@ -124,7 +129,7 @@ def test_weights_and_directions(folder):
 def test_unlabelled_nodes_carry_messages_only(folder):
     nodes = node_table()
     nodes.loc[[3, 20], "label"] = None
-    task = open_edge_list(folder(nodes=nodes))
+    task = opened(open_edge_list, folder(nodes=nodes))
     every = torch.cat([part["selected"] for part in task.splits.values()])
     assert not {3, 20} & set(every.tolist())
     assert len(task.graph["nodes"]) == NODES
@@ -134,14 +139,14 @@ def test_unlabelled_nodes_carry_messages_only(folder):
 def test_given_split_is_kept(folder):
     nodes = node_table()
     nodes["split"] = [("train", "val", "test", "")[i % 4] for i in range(NODES)]
-    task = open_edge_list(folder(nodes=nodes))
+    task = opened(open_edge_list, folder(nodes=nodes))
     assert task.splits["train"]["selected"].tolist() == list(range(0, NODES, 4))
     assert task.splits["validation"]["selected"].tolist() == list(range(1, NODES, 4))
     assert any("none of the given parts" in note for note in task.notes)
 
 
 def test_target_by_option_and_node_regression(folder):
-    task = open_edge_list(folder(), target="age")
+    task = opened(open_edge_list, folder(), target="age")
     assert task.signature.output == Values(1)
     model = build("dagnn", task.signature, 2_000)
     evaluation = task.evaluate(model.eval(), "test")
@@ -155,14 +160,14 @@ def test_text_becomes_a_sparse_bag(folder):
     generator = np.random.default_rng(0)
     words = [f"w{chr(97 + i)}{chr(97 + j)}" for i in range(12) for j in range(5)]
     nodes["about"] = [" ".join(generator.choice(words, 6)) for _ in range(NODES)]
-    task = open_edge_list(folder(nodes=nodes))
+    task = opened(open_edge_list, folder(nodes=nodes))
     assert task.graph["nodes"].layout == torch.sparse_csr
     assert task.graph["nodes"].to_dense().sum(1).tolist() == pytest.approx([1.0] * NODES)
     assert np.isfinite(task.evaluate(build("gcn", task.signature, 2_000).eval(), "test").metrics["accuracy"])
 
 
 def test_no_features_means_structure(folder):
-    task = open_edge_list(folder(nodes=node_table()[["id", "label"]]))
+    task = opened(open_edge_list, folder(nodes=node_table()[["id", "label"]]))
     assert torch.isfinite(task.graph["nodes"]).all()
     assert any("Nodes have no features" in note for note in task.notes)
     structure = structural_features(task.graph["edges"], NODES)
@@ -171,26 +176,26 @@ def test_no_features_means_structure(folder):
 
 
 def test_new_data_are_read_the_same_way(folder, tmp_path):
-    task = open_edge_list(folder())
+    task = opened(open_edge_list, folder())
     nodes = node_table().drop(columns="label")
     again = tmp_path / "again"
     again.mkdir()
     nodes.to_csv(again / "nodes.csv", index=False)
     ring_edges().to_csv(again / "edges.csv", index=False)
-    new = open_edge_list(again, encoding=json.loads(json.dumps(task.encoding)))
+    new = opened(open_edge_list, again, encoding=json.loads(json.dumps(task.encoding)))
     torch.testing.assert_close(new.graph["nodes"], task.graph["nodes"])
     assert new.splits["test"]["selected"].tolist() == list(range(NODES))
     assert "target" not in new.splits["test"]
     nodes.drop(columns="colour").to_csv(again / "nodes.csv", index=False)
     with pytest.raises(UserError, match="'colour'"):
-        open_edge_list(again, encoding=task.encoding)
+        opened(open_edge_list, again, encoding=task.encoding)
 
 
 def test_words_without_header_and_ids_without_name(folder):
     nodes = node_table().rename(columns={"id": "person"})
     nodes["person"] = [f"p{i}" for i in range(NODES)]
     edges = "\n".join(f"p{a},p{b}" for a, b in ring_edges().to_numpy())
-    task = open_edge_list(folder(edges=edges, nodes=nodes))
+    task = opened(open_edge_list, folder(edges=edges, nodes=nodes))
     assert task.graph["edges"].shape[1] == 2 * len(ring_edges())
 
 
@@ -200,7 +205,7 @@ def test_graphml_and_pyg_give_the_same_graph(tmp_path):
     for node in graph:
         graph.nodes[node].update(age=float(table["age"][node]), label=table["label"][node])
     networkx.write_graphml(graph, tmp_path / "g.graphml")
-    one = open_graphml(tmp_path / "g.graphml")
+    one = opened(open_graphml, tmp_path / "g.graphml")
     order = list(graph.nodes)
     data_module = pytest.importorskip("torch_geometric.data")
     half = torch.tensor([[order.index(u), order.index(v)] for u, v in graph.edges]).T
@@ -210,7 +215,7 @@ def test_graphml_and_pyg_give_the_same_graph(tmp_path):
         y=torch.tensor([int(community(node) == "right") for node in order]),
     )
     torch.save(data, tmp_path / "g.pt")
-    two = open_pyg(tmp_path / "g.pt")
+    two = opened(open_pyg, tmp_path / "g.pt")
     assert torch.equal(one.graph["edges"], two.graph["edges"])
     torch.testing.assert_close(one.graph["nodes"], two.graph["nodes"], rtol=0, atol=1e-5)
     assert torch.equal(one.splits["test"]["target"], two.splits["test"]["target"])
@@ -225,7 +230,7 @@ def test_pyg_masks_and_sparse_features(tmp_path):
     y = torch.tensor([int(community(i) == "right") for i in range(NODES)])
     y[0] = -1
     torch.save(data_module.Data(x=x, edge_index=half, y=y, **masks), tmp_path / "g.pt")
-    task = open_pyg(tmp_path / "g.pt")
+    task = opened(open_pyg, tmp_path / "g.pt")
     assert task.graph["nodes"].layout == torch.sparse_csr
     assert task.graph["nodes"].values().unique().tolist() == [1.0]
     assert task.splits["train"]["selected"].tolist() == list(range(3, NODES, 3))
@@ -297,22 +302,22 @@ def test_parts_must_not_overlap():
 )
 def test_wrong_tables_are_refused_with_the_place(folder, edges, nodes, message):
     with pytest.raises(UserError, match=message):
-        open_edge_list(folder(edges=edges, nodes=nodes))
+        opened(open_edge_list, folder(edges=edges, nodes=nodes))
 
 
 def test_unknown_target_offers_near_names(folder):
     with pytest.raises(UserError, match=r"no column 'lable' for --target: did you mean 'label'"):
-        open_edge_list(folder(), target="lable")
+        opened(open_edge_list, folder(), target="lable")
 
 
 def test_missing_tables_are_refused(tmp_path):
     with pytest.raises(UserError, match="no edge list"):
-        open_edge_list(tmp_path)
+        opened(open_edge_list, tmp_path)
     ring_edges().to_csv(tmp_path / "edges.csv", index=False)
     with pytest.raises(UserError, match="no table of nodes"):
-        open_edge_list(tmp_path)
+        opened(open_edge_list, tmp_path)
     with pytest.raises(UserError, match="does not exist"):
-        open_edge_list(tmp_path / "nowhere")
+        opened(open_edge_list, tmp_path / "nowhere")
 
 
 class Attack:
@@ -323,18 +328,18 @@ class Attack:
 def test_foreign_files_are_refused_and_nothing_in_them_runs(tmp_path):
     (tmp_path / "bad.graphml").write_text("<graphml><node")
     with pytest.raises(UserError, match="cannot be read as GraphML"):
-        open_graphml(tmp_path / "bad.graphml")
+        opened(open_graphml, tmp_path / "bad.graphml")
     torch.save({"x": Attack()}, tmp_path / "attack.pt")
     with pytest.raises(UserError, match="more than the plain tensors"):
-        open_pyg(tmp_path / "attack.pt")
+        opened(open_pyg, tmp_path / "attack.pt")
     (tmp_path / "broken.pt").write_bytes(b"no torch file")
     with pytest.raises(UserError, match="cannot be read as a torch_geometric Data"):
-        open_pyg(tmp_path / "broken.pt")
+        opened(open_pyg, tmp_path / "broken.pt")
     torch.save({"x": torch.zeros(3, 1), "edge_index": torch.tensor([[0, 7], [1, 0]]), "y": torch.tensor([0, 1, 0])}, tmp_path / "d.pt")
     with pytest.raises(UserError, match="node 7 is not in x"):
-        open_pyg(tmp_path / "d.pt")
+        opened(open_pyg, tmp_path / "d.pt")
     both = torch.ones(3, dtype=torch.bool)
     stored = {"x": torch.zeros(3, 1), "edge_index": torch.tensor([[0], [1]]), "y": torch.tensor([0, 1, 0])}
     torch.save({**stored, "train_mask": both, "test_mask": both}, tmp_path / "m.pt")
     with pytest.raises(UserError, match="node 0 is in two parts"):
-        open_pyg(tmp_path / "m.pt")
+        opened(open_pyg, tmp_path / "m.pt")

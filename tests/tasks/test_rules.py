@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from assay import tasks
@@ -231,6 +232,73 @@ def _broken_dataset(t: Path):
     return t / "hf", {}, ["cannot be loaded as a Hugging Face data set"]
 
 
+def graph(folder: Path, edges: pd.DataFrame | None = None, nodes: pd.DataFrame | None = None) -> Path:
+    """Two rings of 15 nodes with chords, one community each, joined by one edge."""
+    write(folder / "edges.csv", (ring_edges() if edges is None else edges).to_csv(index=False))
+    write(folder / "nodes.csv", (ring_nodes() if nodes is None else nodes).to_csv(index=False))
+    return folder
+
+
+def ring_edges() -> pd.DataFrame:
+    links = [(start + i, start + (i + step) % 15) for start in (0, 15) for i in range(15) for step in (1, 3)]
+    return pd.DataFrame([*links, (0, 15)], columns=["source", "target"])
+
+
+def ring_nodes() -> pd.DataFrame:
+    return pd.DataFrame({"id": range(30), "age": np.arange(30) * 0.37 % 5, "label": ["left"] * 15 + ["right"] * 15})
+
+
+def moments(path: Path, rows: int, channels: int = 1) -> Path:
+    values = {f"load{index}": GENERATOR.normal(size=rows).round(3) for index in range(channels)}
+    pd.DataFrame({"when": pd.date_range("2000-01-01", periods=rows, freq="h"), **values}).to_csv(path, index=False)
+    return path
+
+
+def steps(path: Path, length: int) -> Path:
+    rows = [{"id": case, "time": step, "x": GENERATOR.normal(), "label": "ab"[case % 2]} for case in range(40) for step in range(length)]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+LONG = {"task": "series", "group": "id", "time": "time", "target": "label"}
+
+
+def _unlabelled_series(t: Path):
+    pytest.importorskip("aeon")
+    header = "@problemName x\n@timeStamps false\n@univariate true\n@equalLength true\n@seriesLength 3\n@classLabel false\n@data\n"
+    return write(t / "s.ts", header + "1,2,3\n2,3,4\n"), {}, ["s.ts has series without labels", "@classLabel true"]
+
+
+def _other_channels(t: Path):
+    for width in (2, 3):
+        arrays = {"actions": np.arange(20) % 2, "rewards": np.ones(20), "dones": np.arange(20) % 5 == 4}
+        np.savez(t / f"log{width}.npz", observations=GENERATOR.normal(size=(20, width)), **arrays)
+    return t, {}, ["3 channels, 2 are wanted"]
+
+
+def _short_history(t: Path):
+    task = tasks.open(moments(t / "old.csv", 400), task="forecast", time="when", horizon=6)
+    return moments(t / "new.csv", 10), {"encoding": task.encoding}, ["new.csv has 10 steps", "reads 24 to forecast 6"]
+
+
+def _no_id_column(t: Path):
+    nodes = ring_nodes().rename(columns={"id": "who"})
+    nodes["who"] = [f"node {index}" for index in range(30)]
+    return graph(t / "g", nodes=nodes.drop(columns="age")), {}, ["no column of node ids", "add a column 'id'"]
+
+
+def _no_edges(t: Path):
+    return graph(t / "g", ring_edges().assign(weight=0)), {}, ["has no edge"]
+
+
+def _lost_features(t: Path):
+    y = torch.tensor([0, 1] * 15)
+    links = torch.from_numpy(ring_edges().to_numpy().T.copy())
+    for name, width in (("old", 4), ("new", 5)):
+        torch.save({"x": torch.randn(30, width, generator=torch.Generator().manual_seed(0)), "edge_index": links, "y": y}, t / f"{name}.pt")
+    return t / "new.pt", {"encoding": tasks.open(t / "old.pt").encoding}, ["5 features a node", "trained on 4"]
+
+
 REFUSED: dict[str, Callable] = {
     "missing-path": _missing,
     "unreadable": _unreadable,
@@ -264,6 +332,12 @@ REFUSED: dict[str, Callable] = {
     "short-text": _short_text,
     "bad-tokenizer": _bad_tokenizer,
     "broken-dataset": _broken_dataset,
+    "unlabelled-series": _unlabelled_series,
+    "other-channels": _other_channels,
+    "short-history": _short_history,
+    "no-id-column": _no_id_column,
+    "no-edges": _no_edges,
+    "lost-features": _lost_features,
 }
 
 
@@ -400,6 +474,43 @@ def _unequal_texts(t: Path):
     return texts(t / "m"), {}, ["Texts differ in length (6 to 7 bytes)"]
 
 
+def _cut_series(t: Path):
+    encoding = tasks.open(steps(t / "old.csv", 6), **LONG).encoding
+    return steps(t / "new.csv", 9), {"encoding": encoding}, ["40 series are longer than the 6 steps"]
+
+
+def _thinned(t: Path):
+    path = moments(t / "t.csv", 20_000, channels=2)
+    return path, {"task": "forecast", "time": "when", "horizon": 1000}, ["Training uses every 2", "windows"]
+
+
+def _missing_in_time(t: Path):
+    path = moments(t / "t.csv", 400)
+    pd.read_csv(path).assign(load0=lambda frame: frame["load0"].where(frame.index % 50 != 7)).to_csv(path, index=False)
+    return path, {"task": "forecast", "time": "when", "horizon": 6}, ["8 missing values were filled", "never counted"]
+
+
+def _duplicate_edges(t: Path):
+    return graph(t / "g", pd.concat([ring_edges(), ring_edges().iloc[:3]])), {}, ["3 edges are listed again", "count once"]
+
+
+def _zero_weights(t: Path):
+    return graph(t / "g", ring_edges().assign(weight=[0.0] * 2 + [1.0] * 59)), {}, ["2 edges have weight 0"]
+
+
+def _isolated(t: Path):
+    alone = pd.DataFrame({"id": [98, 99], "age": [1.0, 2.0], "label": ["left", "right"]})
+    return graph(t / "g", nodes=pd.concat([ring_nodes(), alone])), {}, ["2 nodes have no edge"]
+
+
+def _low_homophily(t: Path):
+    return graph(t / "g", nodes=ring_nodes().assign(label=["a", "b"] * 15)), {}, ["of edges join nodes of one class", "by chance"]
+
+
+def _unread_columns(t: Path):
+    return graph(t / "g", nodes=ring_nodes().assign(land="DE")), {}, ["Left out", "land"]
+
+
 SAID: dict[str, Callable] = {
     "duplicates": _duplicates,
     "duplicates-across-splits": _across,
@@ -425,7 +536,47 @@ SAID: dict[str, Callable] = {
     "empty-texts": _empty_texts,
     "long-texts": _long_texts,
     "unequal-texts": _unequal_texts,
+    "cut-series": _cut_series,
+    "thinned-windows": _thinned,
+    "missing-values-in-time": _missing_in_time,
+    "duplicate-edges": _duplicate_edges,
+    "zero-weights": _zero_weights,
+    "isolated-nodes": _isolated,
+    "low-homophily": _low_homophily,
+    "unread-columns": _unread_columns,
 }
+
+ELSEWHERE = {
+    "infinite-step": "test_series.test_unusable_tables_are_refused_in_one_sentence",
+    "no-value-column": "test_series.test_unusable_tables_are_refused_in_one_sentence",
+    "varying-label": "test_series.test_unusable_tables_are_refused_in_one_sentence",
+    "double-moment": "test_series.test_unusable_tables_are_refused_in_one_sentence",
+    "broken-series-file": "test_series.test_broken_files_are_refused",
+    "missing-moment": "test_events.test_rows_without_time_and_short_logs_are_refused",
+    "too-few-events": "test_events.test_rows_without_time_and_short_logs_are_refused",
+    "short-forecast": "test_forecasts.test_unusable_tables_are_refused_in_one_sentence",
+    "broken-log": "test_decisions.test_broken_logs_are_refused",
+    "missing-steps": "test_series.test_missing_steps_lie_on_a_straight_line",
+    "unequal-lengths": "test_series.test_empty_cells_at_the_end_are_a_shorter_series",
+    "gaps-in-time": "test_forecasts.test_gaps_are_put_in_and_never_scored",
+    "constant-channel": "test_series.test_a_constant_channel_is_warned_of_and_harmless",
+    "simultaneous-events": "test_events.test_simultaneous_events_get_half_the_smallest_gap",
+    "no-edge-list": "test_graphs.test_missing_tables_are_refused",
+    "no-node-table": "test_graphs.test_missing_tables_are_refused",
+    "duplicate-node": "test_graphs.test_wrong_tables_are_refused_with_the_place",
+    "missing-end": "test_graphs.test_wrong_tables_are_refused_with_the_place",
+    "dangling-edge": "test_graphs.test_wrong_tables_are_refused_with_the_place",
+    "bad-weight": "test_graphs.test_wrong_tables_are_refused_with_the_place",
+    "no-node-target": "test_graphs.test_wrong_tables_are_refused_with_the_place",
+    "contradicting-split": "test_graphs.test_wrong_tables_are_refused_with_the_place",
+    "broken-graph": "test_graphs.test_foreign_files_are_refused_and_nothing_in_them_runs",
+    "symmetrised": "test_graphs.test_folder_becomes_a_task",
+    "unequal-directions": "test_graphs.test_weights_and_directions",
+    "unlabelled-nodes": "test_graphs.test_unlabelled_nodes_carry_messages_only",
+    "left-out-of-split": "test_graphs.test_given_split_is_kept",
+    "no-node-features": "test_graphs.test_no_features_means_structure",
+}
+"""Rows that the tests of their room prove: the module beside this one, and its test."""
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -462,9 +613,18 @@ def test_what_the_table_mends_or_warns_of_is_opened_and_said(name, tmp_path):
 
 def test_every_row_of_the_table_is_proven_here():
     """A rule without a file that proves it is a rule that nobody knows to work."""
-    assert {rule.name for rule in RULES if rule.outcome == "refused"} == set(REFUSED)
-    assert {rule.name for rule in RULES if rule.outcome != "refused"} == set(SAID)
-    assert len({rule.name for rule in RULES}) == len(RULES)
+    names = [rule.name for rule in RULES]
+    assert len(set(names)) == len(names)
+    assert sorted(names) == sorted([*REFUSED, *SAID, *ELSEWHERE])
+    outcome = {rule.name: rule.outcome for rule in RULES}
+    assert all(outcome[name] == "refused" for name in REFUSED)
+    assert all(outcome[name] != "refused" for name in SAID)
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_another_room_proves_is_there(name):
+    module, test = ELSEWHERE[name].split(".")
+    assert f"\ndef {test}(" in (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
 
 
 def test_the_docs_table_has_a_line_for_every_rule():

@@ -11,6 +11,7 @@ import torch
 
 from assay.contracts import Class, Series, Signature
 from assay.errors import UserError
+from assay.tasks.options import Options
 from assay.tasks.series import aeon_series, open_long, open_ts, open_wide
 
 
@@ -32,7 +33,7 @@ def long(cases=40, seed=0):
 
 
 def test_wide_rows_are_standardised_by_training_alone():
-    task = open_wide(wide(), path="wide.csv", target="label")
+    task = open_wide(wide(), Options(Path("wide.csv"), target="label"))
     assert task.signature == Signature(Series(1, 12), Class(2))
     assert task.description == "60 series, 1 channel × 12 steps, 2 classes"
     train = task.splits["train"]["series"]
@@ -45,7 +46,7 @@ def test_wide_rows_are_standardised_by_training_alone():
 
 def test_wide_rows_keep_their_numbers_and_labels():
     frame = wide()
-    task = open_wide(frame, path="wide.csv", target="label")
+    task = open_wide(frame, Options(Path("wide.csv"), target="label"))
     rows = [int(name.split()[1]) - 1 for name in task.source["names"]]
     values = task.splits["test"]["series"][..., 0].numpy() * task.encoding["deviation"][0] + task.encoding["mean"][0]
     np.testing.assert_allclose(values, frame.iloc[rows, :12].to_numpy(), rtol=1e-4, atol=1e-4)
@@ -56,23 +57,23 @@ def test_missing_steps_lie_on_a_straight_line():
     frame = wide()
     frame.loc[:, "t4"], frame.loc[:, "t6"] = 1.0, 5.0
     frame.loc[7, "t5"] = np.nan
-    task = open_wide(frame, path="wide.csv", target="label")
+    task = open_wide(frame, Options(Path("wide.csv"), target="label"))
     assert any("1 missing values in 1 series" in sentence for sentence in task.notes)
-    again = open_wide(frame.iloc[7:8], path="wide.csv", encoding=task.encoding).splits["test"]["series"]
+    again = open_wide(frame.iloc[7:8], Options(Path("wide.csv"), encoding=task.encoding)).splits["test"]["series"]
     assert float(again[0, 5, 0]) * task.encoding["deviation"][0] + task.encoding["mean"][0] == pytest.approx(3.0, rel=1e-4)
 
 
 def test_empty_cells_at_the_end_are_a_shorter_series():
     frame = wide()
     frame.loc[10, ["t9", "t10", "t11"]] = np.nan
-    task = open_wide(frame, path="wide.csv", target="label")
+    task = open_wide(frame, Options(Path("wide.csv"), target="label"))
     assert any("9 to 12 steps" in sentence for sentence in task.notes)
     assert sum(int((~part["mask"]).sum()) for part in task.splits.values()) == 3
 
 
 def test_long_rows_become_series_in_order_of_time():
     frame = long()
-    task = open_long(frame, path="long.csv", group="id", time="time", target="label")
+    task = open_long(frame, Options(Path("long.csv"), group="id", time="time", target="label"))
     assert task.signature.input == Series(2, 8)
     series, mask = task.splits["test"]["series"], task.splits["test"]["mask"]
     assert set(mask.sum(1).tolist()) <= {6, 7, 8}
@@ -85,26 +86,26 @@ def test_long_rows_become_series_in_order_of_time():
 
 
 def test_new_long_rows_are_read_with_the_old_statistics():
-    task = open_long(long(), path="long.csv", group="id", time="time", target="label")
-    unlabelled = open_long(long().drop(columns="label"), path="new.csv", encoding=task.encoding)
+    task = open_long(long(), Options(Path("long.csv"), group="id", time="time", target="label"))
+    unlabelled = open_long(long().drop(columns="label"), Options(Path("new.csv"), encoding=task.encoding))
     assert "target" not in unlabelled.splits["test"]
     assert unlabelled.size("test") == 40
     with pytest.raises(UserError, match="label 'z'"):
-        open_long(long().replace("b", "z"), path="new.csv", encoding=task.encoding)
+        open_long(long().replace("b", "z"), Options(Path("new.csv"), encoding=task.encoding))
 
 
 def test_a_constant_channel_is_warned_of_and_harmless():
-    task = open_long(long().assign(x=4.0), path="long.csv", group="id", time="time", target="label")
+    task = open_long(long().assign(x=4.0), Options(Path("long.csv"), group="id", time="time", target="label"))
     assert any("'x' never changes" in sentence for sentence in task.notes)
     assert torch.isfinite(task.splits["train"]["series"]).all()
 
 
 def opened_long(frame):
-    return open_long(frame, path="l.csv", group="id", time="time", target="label")
+    return open_long(frame, Options(Path("l.csv"), group="id", time="time", target="label"))
 
 
 def opened_wide(frame):
-    return open_wide(frame, path="w.csv", target="label")
+    return open_wide(frame, Options(Path("w.csv"), target="label"))
 
 
 REFUSED = [
@@ -132,11 +133,15 @@ def archive():
     return Path(aeon.__file__).parent / "datasets" / "data"
 
 
+def opened_ts(path, **options):
+    return open_ts(path, Options(path, **options))
+
+
 def test_an_archives_halves_are_kept(archive):
     """The test part is the TEST file, series for series; validation is a fifth of the TRAIN file, by class."""
     from aeon.datasets import load_from_ts_file
 
-    task = open_ts(archive / "ItalyPowerDemand" / "ItalyPowerDemand_TRAIN.ts")
+    task = opened_ts(archive / "ItalyPowerDemand" / "ItalyPowerDemand_TRAIN.ts")
     theirs, labels = load_from_ts_file(str(archive / "ItalyPowerDemand" / "ItalyPowerDemand_TEST.ts"))
     ours = task.splits["test"]["series"][..., 0].numpy() * task.encoding["deviation"][0] + task.encoding["mean"][0]
     np.testing.assert_allclose(ours, theirs[:, 0], atol=1e-4)
@@ -144,7 +149,7 @@ def test_an_archives_halves_are_kept(archive):
     assert task.size("train") + task.size("validation") == 67
     assert task.size("validation") >= 0.2 * 67
     assert task.splits["validation"]["target"].unique().tolist() == [0, 1]
-    folder = open_ts(archive / "ItalyPowerDemand")
+    folder = opened_ts(archive / "ItalyPowerDemand")
     assert torch.equal(folder.splits["train"]["series"], task.splits["train"]["series"])
 
 
@@ -158,8 +163,8 @@ def test_unequal_lengths_are_padded_and_masked(archive):
 
 
 def test_a_trained_encoding_reads_an_archives_file(archive):
-    task = open_ts(archive / "GunPoint")
-    again = open_ts(archive / "GunPoint" / "GunPoint_TEST.ts", encoding=task.encoding)
+    task = opened_ts(archive / "GunPoint")
+    again = opened_ts(archive / "GunPoint" / "GunPoint_TEST.ts", encoding=task.encoding)
     assert torch.equal(again.splits["test"]["series"], task.splits["test"]["series"])
 
 
@@ -168,4 +173,4 @@ def test_broken_files_are_refused(archive, tmp_path, text):
     path = tmp_path / "broken.ts"
     path.write_text(text)
     with pytest.raises(UserError, match=r"broken\.ts"):
-        open_ts(path)
+        opened_ts(path)

@@ -13,7 +13,8 @@ from assay.contracts import Class, Evaluation, Predictor, Series, Signature, Spl
 from assay.errors import require
 from assay.tasks.base import ArrayTask
 from assay.tasks.checks import check_path
-from assay.tasks.series_rules import refuse
+from assay.tasks.options import Options
+from assay.tasks.rules import refuse
 from assay.tasks.splitting import divide
 
 CONTEXT = 64
@@ -62,27 +63,14 @@ class DecisionTask(ArrayTask):
         return found
 
 
-def open_decisions(
-    source: str | Path,
-    *,
-    path: object = None,
-    target: str | None = None,
-    group: str | None = None,
-    time: str | None = None,
-    horizon: int | None = None,
-    seed: int = 0,
-    encoding: dict[str, Any] | None = None,
-) -> DecisionTask:
+def open_decisions(source: str | Path, options: Options) -> DecisionTask:
     """A log (.npz) or a folder of logs: arrays observations, actions, rewards, dones (True at an episode's last step).
 
     Whole actions are classes, others values. Episodes are divided 60/20/20 and cut into windows of at most 64 steps.
 
     Args:
         source: the file or folder.
-        path: how messages name it, by default ``source``.
-        target, group, time, horizon: not used, taken so that all openers are called alike.
-        seed: of the division of episodes.
-        encoding: of an earlier task; then all episodes are test examples.
+        options: its path, seed and encoding are used.
 
     Raises:
         UserError: an array is missing, of wrong shape, or holds a value that is not finite.
@@ -95,8 +83,8 @@ def open_decisions(
     trajectories = [one for file in files for one in _read_log(file)]
     widths = sorted({one.observations.shape[1] for one in trajectories})
     if len(widths) > 1:
-        raise refuse("other-channels", path=path or source, found=widths[-1], wanted=widths[0])
-    return decision_task(trajectories, name=folder.stem, path=path or source, seed=seed, encoding=encoding)
+        raise refuse("other-channels", path=options.path, found=widths[-1], wanted=widths[0])
+    return decision_task(trajectories, name=folder.stem, path=options.path, seed=options.seed, encoding=options.encoding)
 
 
 def cartpole(seed: int = 0) -> DecisionTask:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,9 @@ from assay.contracts import Batch, Evaluation, Events, NextEvent, Output, Predic
 from assay.tasks.base import ArrayTask
 from assay.tasks.forecasts import flights_file
 from assay.tasks.moments import moments_of
+from assay.tasks.options import Options
 from assay.tasks.roles import as_strings
-from assay.tasks.series_rules import note, refuse
+from assay.tasks.rules import note, refuse
 from assay.tasks.splitting import divide_in_order
 from assay.tasks.targets import class_codes, known_classes
 
@@ -108,17 +108,7 @@ class _Case:
     name: str
 
 
-def open_events(
-    frame: pd.DataFrame,
-    *,
-    path: object,
-    target: str | None = None,
-    group: str | None = None,
-    time: str | None = None,
-    horizon: int | None = None,
-    seed: int = 0,
-    encoding: dict[str, Any] | None = None,
-) -> EventTask:
+def open_events(frame: pd.DataFrame, options: Options) -> EventTask:
     """A table with one event a row: ``group`` says which case, ``time`` when, ``target`` which mark.
 
     Parts follow one another in time: whole cases by their first event, or, below ten cases, stretches of each case. Long cases are
@@ -126,16 +116,13 @@ def open_events(
 
     Args:
         frame: the table.
-        path: named in messages.
-        target: column of marks, by default ``mark``, or the last.
-        group: column of cases, by default ``case``; one case if there is none.
-        time: column of times, by default ``time``.
-        horizon, seed: not used, taken so that all openers are called alike.
-        encoding: of an earlier task; then all cases are test examples, read the same way.
+        options: of these, path; target (the marks, by default ``mark``, or the last column); group (the cases, by default ``case``;
+            one case if there is none); time (by default ``time``, or the first column); and encoding.
 
     Raises:
         UserError: a row without time, an unknown mark in new data, or too few events.
     """
+    path, target, group, time, encoding = options.path, options.target, options.group, options.time, options.encoding
     names = [str(name) for name in frame.columns]
     if encoding is not None:
         group, time, target = (encoding["columns"][key] for key in ("group", "time", "target"))
@@ -159,7 +146,7 @@ def open_events(
     rows = np.split(order, starts[1:])
     cases = [_Case(moments[part], marks[part], str(identity)) for part, identity in zip(rows, ids, strict=True) if len(part) > 1]
     columns = {"group": group, "time": time, "target": target}
-    return event_task(cases, labels, name=Path(str(path)).stem, path=path, columns=columns, encoding=encoding)
+    return event_task(cases, labels, name=path.stem, path=path, columns=columns, encoding=encoding)
 
 
 def flights(seed: int = 0) -> EventTask:

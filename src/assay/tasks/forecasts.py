@@ -15,8 +15,9 @@ from assay.contracts import Batch, Evaluation, Predictor, Series, Signature, Spl
 from assay.errors import MissingExtra, require
 from assay.tasks.base import ArrayTask
 from assay.tasks.moments import moments_of, places_on_grid, step_in_words
+from assay.tasks.options import Options
 from assay.tasks.roles import column_of
-from assay.tasks.series_rules import note, refuse
+from assay.tasks.rules import note, refuse
 from assay.tasks.splitting import divide_in_order
 
 HISTORY = 4
@@ -56,14 +57,8 @@ class _Stretch:
 
 def open_forecast(
     frame: pd.DataFrame,
+    options: Options,
     *,
-    path: object,
-    target: str | None = None,
-    group: str | None = None,
-    time: str | None = None,
-    horizon: int | None = None,
-    seed: int = 0,
-    encoding: dict[str, Any] | None = None,
     context: int | None = None,
 ) -> ArrayTask:
     """A table with a row a moment: forecast the target columns ``horizon`` steps ahead from all columns of numbers.
@@ -74,20 +69,16 @@ def open_forecast(
 
     Args:
         frame: the table.
-        path: named in messages.
-        target: names of the columns to forecast, separated by commas; by default all of them.
-        group: column that tells several series apart.
-        time: column of times; without one the rows are taken as regular.
-        horizon: steps to forecast, by default 24 or a twentieth of the steps.
-        seed: not used: time decides.
-        encoding: of an earlier task; then all windows are test examples.
+        options: of these, path; target (columns to forecast, divided by commas; by default all); group (tells several series apart);
+            time (without it the rows are taken as regular); horizon (by default 24 or a twentieth of the steps); and encoding.
         context: steps of history, by default four horizons.
 
     Raises:
         UserError: no column of numbers, an infinite value, a moment twice, or too few steps.
     """
-    if encoding is not None:
-        return _new_forecast(frame, path, encoding)
+    path, target, group, time, horizon = options.path, options.target, options.group, options.time, options.horizon
+    if options.encoding is not None:
+        return _new_forecast(frame, path, options.encoding)
     names = [str(name) for name in frame.columns]
     wanted = [part.strip() for part in target.split(",")] if target else []
     others = [name for name in names if name not in (group, time, *wanted)]
@@ -119,7 +110,7 @@ def open_forecast(
     _standardise(stretches, learned)
     splits, groups, places = _windows(stretches, learned, notes, path)
     return ForecastTask(
-        Path(str(path)).stem,
+        path.stem,
         Signature(Series(len(columns), context), Values(len(wanted)), horizon=horizon),
         splits,
         description=_words(stretches, columns, wanted, context, horizon),
@@ -135,14 +126,15 @@ def weather() -> ArrayTask:
     frame = pd.read_csv(flights_file("weather.csv"))
     frame = frame[frame["origin"] == "JFK"]
     columns = ["temp", "dewp", "humid", "wind_speed", "pressure"]
-    return open_forecast(frame[["time_hour", *columns]].reset_index(drop=True), path="weather", time="time_hour", horizon=24, context=96)
+    frame = frame[["time_hour", *columns]].reset_index(drop=True)
+    return open_forecast(frame, Options(Path("weather"), time="time_hour", horizon=24), context=96)
 
 
 def co2() -> ArrayTask:
     """Weekly carbon dioxide at Mauna Loa, 1958–2001 (statsmodels), 104 → 26 weeks."""
     module = require("statsmodels.api", extra="forecast", purpose="The carbon dioxide series")
     frame = module.datasets.co2.load_pandas().data.rename_axis("week").reset_index()
-    return open_forecast(frame, path="co2", time="week", horizon=26, context=104)
+    return open_forecast(frame, Options(Path("co2"), time="week", horizon=26), context=104)
 
 
 def flights_file(name: str) -> Path:

@@ -18,9 +18,8 @@ from assay.ops.propagation import normalised_operator
 from assay.ops.sparse_features import compressed_rows
 from assay.tasks.encoders import encode, learn, moments
 from assay.tasks.graph_files import RawGraph
-from assay.tasks.graph_rules import note_graph, refuse_graph
 from assay.tasks.roles import Column, parse_as
-from assay.tasks.rules import refuse, some
+from assay.tasks.rules import note, refuse, some
 
 VOCABULARY = 1_000
 _MANY_COLUMNS = 50  # more columns of numbers than this are read as one array: a bag of words, or an embedding
@@ -47,7 +46,7 @@ def learn_features(
     """
     useful = [name for name in names if columns[name].role not in ("id", "constant", "empty")]
     dropped = [f"{name!r} ({columns[name].role})" for name in names if name not in useful]
-    notes = [note_graph("unread-columns", columns=", ".join(dropped))] if dropped else []
+    notes = [note("unread-columns", columns=", ".join(dropped))] if dropped else []
     texts = [name for name in useful if columns[name].role == "text"]
     numbers = [name for name in useful if columns[name].role in ("numeric", "boolean")]
     numbers = numbers if len(numbers) > _MANY_COLUMNS and not any(columns[name].missing().any() for name in numbers) else []
@@ -65,7 +64,7 @@ def learn_features(
         spec["array"], said = _learn_array(array, training)
         notes.append(said)
     if spec["structure"]:
-        notes.append(note_graph("no-node-features", count=_SPECTRAL))
+        notes.append(note("no-node-features", count=_SPECTRAL))
         structure = structural_features(edges, len(raw.names))
         spec["moments"] = [moments(column[training]) for column in structure.T]
     return spec, encode_features(spec, raw, columns, edges), notes
@@ -168,7 +167,7 @@ def _learn_array(array: Any, training: np.ndarray) -> tuple[Spec, str]:
 
 def _encode_array(spec: Spec, array: Any, raw: RawGraph) -> Any:
     if array is None or array.shape[1] != spec["width"]:
-        raise refuse_graph("lost-features", path=raw.path, found=0 if array is None else array.shape[1], wanted=spec["width"])
+        raise refuse("lost-features", path=raw.path, found=0 if array is None else array.shape[1], wanted=spec["width"])
     if spec["kind"] == "bag":
         total = np.asarray(array.sum(1)).reshape(-1)
         return scipy.sparse.diags_array(1 / np.where(total > 0, total, 1.0)) @ array

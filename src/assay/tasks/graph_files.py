@@ -15,10 +15,9 @@ from torch import Tensor
 
 from assay.errors import require
 from assay.tasks.checks import check_path
-from assay.tasks.graph_rules import note_graph, refuse_graph
 from assay.tasks.reading import SUFFIXES, read_frame
 from assay.tasks.roles import as_strings
-from assay.tasks.rules import some
+from assay.tasks.rules import note, refuse, some
 
 _EDGE_NAMES = ("edges", "edge", "edge_list", "edgelist", "links")
 _NODE_NAMES = ("nodes", "node", "node_table", "vertices")
@@ -85,22 +84,22 @@ def read_edge_list(path: str | Path | Sequence[str | Path]) -> RawGraph:
         check_path(Path(path))
         found = edge_list_files(Path(path))
         if found is None:
-            raise refuse_graph("no-edge-list", path=path)
+            raise refuse("no-edge-list", path=path)
         edges_path, nodes_path = found
     else:
         edges_path, nodes_path = (Path(part) for part in path)
     if nodes_path is None:
-        raise refuse_graph("no-node-table", path=edges_path)
+        raise refuse("no-node-table", path=edges_path)
     notes: list[str] = []
     edges, table = read_frame(edges_path, notes), read_frame(nodes_path, notes)
     if edges.shape[1] < 2:
-        raise refuse_graph("broken-graph", path=edges_path, what="an edge list", reason="it has one column, and an edge has two ends")
+        raise refuse("broken-graph", path=edges_path, what="an edge list", reason="it has one column, and an edge has two ends")
     sources, targets, weights, left = _edge_columns(edges)
     identifier = _id_column(table, edges[sources], nodes_path, edges_path)
     names = _node_names(table, identifier, nodes_path)
     edges = _with_header_as_row(edges, sources, targets, names, notes)
     if len(left):
-        notes.append(note_graph("unread-columns", columns=f"{some(left)} of {edges_path.name}"))
+        notes.append(note("unread-columns", columns=f"{some(left)} of {edges_path.name}"))
     ends = np.stack([_positions(edges, column, names, edges_path, nodes_path) for column in (sources, targets)])
     weight = _weights(edges, weights, edges_path) if weights else None
     return RawGraph(nodes_path, names, table.drop(columns=identifier), ends, weight, notes=notes)
@@ -128,7 +127,7 @@ def _id_column(table: pd.DataFrame, ends: pd.Series, nodes_path: Path, edges_pat
         if len(wanted) and np.isin(wanted.astype(str), as_strings(table[name]).dropna().to_numpy().astype(str)).mean() > 0.5:
             return str(name)
     value = str(wanted[0]) if len(wanted) else ""
-    raise refuse_graph("no-id-column", path=nodes_path, names=some(list(table.columns)), value=value, edges=edges_path.name)
+    raise refuse("no-id-column", path=nodes_path, names=some(list(table.columns)), value=value, edges=edges_path.name)
 
 
 def _node_names(table: pd.DataFrame, identifier: str, path: Path) -> list[str]:
@@ -138,7 +137,7 @@ def _node_names(table: pd.DataFrame, identifier: str, path: Path) -> list[str]:
     if repeated.any():
         row = int(repeated.argmax())
         first = int((names == names.iloc[row]).to_numpy().argmax())
-        raise refuse_graph("duplicate-node", path=path, row=row + 1, column=identifier, value=names.iloc[row], first=first + 1)
+        raise refuse("duplicate-node", path=path, row=row + 1, column=identifier, value=names.iloc[row], first=first + 1)
     return names.tolist()
 
 
@@ -153,7 +152,7 @@ def _with_header_as_row(edges: pd.DataFrame, sources: str, targets: str, names: 
 def _refuse_missing(values: pd.Series, column: str, path: Path) -> None:
     missing = values.isna().to_numpy()
     if missing.any():
-        raise refuse_graph("missing-end", path=path, row=int(missing.argmax()) + 1, column=column, count=int(missing.sum()))
+        raise refuse("missing-end", path=path, row=int(missing.argmax()) + 1, column=column, count=int(missing.sum()))
 
 
 def _positions(edges: pd.DataFrame, column: str, names: list[str], edges_path: Path, nodes_path: Path) -> np.ndarray:
@@ -164,7 +163,7 @@ def _positions(edges: pd.DataFrame, column: str, names: list[str], edges_path: P
     if dangling.any():
         row = int(dangling.argmax())
         facts = {"row": row + 1, "column": column, "value": ends.iloc[row], "count": int(dangling.sum())}
-        raise refuse_graph("dangling-edge", path=edges_path, nodes=nodes_path.name, **facts)
+        raise refuse("dangling-edge", path=edges_path, nodes=nodes_path.name, **facts)
     return position.to_numpy(dtype=np.int64)
 
 
@@ -175,7 +174,7 @@ def _weights(edges: pd.DataFrame, column: str, path: Path) -> np.ndarray:
         if wrong.any():
             row = int(wrong.argmax())
             value = "" if pd.isna(edges[column].iloc[row]) else str(edges[column].iloc[row])
-            raise refuse_graph("bad-weight", path=path, row=row + 1, column=column, value=value, what=what, count=int(wrong.sum()))
+            raise refuse("bad-weight", path=path, row=row + 1, column=column, value=value, what=what, count=int(wrong.sum()))
     return values
 
 
@@ -197,7 +196,7 @@ def read_graphml(path: str | Path) -> RawGraph:
         graph = networkx.read_graphml(path, force_multigraph=True)
     except (ParseError, networkx.NetworkXError, KeyError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-        raise refuse_graph("broken-graph", path=path, what="GraphML", reason=reason) from error
+        raise refuse("broken-graph", path=path, what="GraphML", reason=reason) from error
     names = [str(node) for node in graph.nodes]
     position = {node: index for index, node in enumerate(graph.nodes)}
     links = list(graph.edges(data=True))
@@ -226,7 +225,7 @@ def read_pyg(path: str | Path) -> RawGraph:
     stored = _load_data(path)
     edges = stored.get("edge_index")
     if not isinstance(edges, Tensor) or edges.ndim != 2 or edges.shape[0] != 2 or edges.is_floating_point():
-        raise refuse_graph("broken-graph", path=path, what="a graph", reason="it has no edge_index of whole numbers, shape (2, edges)")
+        raise refuse("broken-graph", path=path, what="a graph", reason="it has no edge_index of whole numbers, shape (2, edges)")
     notes: list[str] = []
     x = stored.get("x")
     count = len(x) if isinstance(x, Tensor) else int(stored.get("num_nodes") or len(stored.get("y", ())) or int(edges.max()) + 1)
@@ -251,12 +250,12 @@ def _load_data(path: Path) -> dict[str, Any]:
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError, ValueError) as error:
         reason = "it holds more than the plain tensors of one graph, or is damaged; save it with torch.save(data, path)"
-        raise refuse_graph("broken-graph", path=path, what="a torch_geometric Data", reason=reason) from error
+        raise refuse("broken-graph", path=path, what="a torch_geometric Data", reason=reason) from error
     # What processed data sets of torch_geometric store begins with the data: (data, slices, …).
     first: Any = found[0] if isinstance(found, (tuple, list)) and found else found
     stored = first.to_dict() if isinstance(first, data.Data) else first
     if not isinstance(stored, dict):
-        raise refuse_graph("broken-graph", path=path, what="a graph", reason=f"it holds a {type(stored).__name__}")
+        raise refuse("broken-graph", path=path, what="a graph", reason=f"it holds a {type(stored).__name__}")
     return {str(key): value for key, value in stored.items() if value is not None}
 
 
@@ -266,7 +265,7 @@ def _check_ends(edges: Tensor, count: int, path: Path) -> None:
         column = int(outside.nonzero()[0])
         end = next(int(value) for value in edges[:, column] if not 0 <= int(value) < count)
         facts = {"row": column, "column": "edge_index", "value": end, "count": int(outside.sum())}
-        raise refuse_graph("dangling-edge", path=path, nodes=f"x ({count:,} nodes)", **facts)
+        raise refuse("dangling-edge", path=path, nodes=f"x ({count:,} nodes)", **facts)
 
 
 def _labels_of(stored: dict[str, Any], count: int, path: Path) -> pd.DataFrame:
@@ -275,7 +274,7 @@ def _labels_of(stored: dict[str, Any], count: int, path: Path) -> pd.DataFrame:
         return pd.DataFrame(index=range(count))
     if not isinstance(y, Tensor) or len(y) != count:
         found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise refuse_graph("broken-graph", path=path, what="a graph", reason=f"y is {found}, not one label for each of {count:,} nodes")
+        raise refuse("broken-graph", path=path, what="a graph", reason=f"y is {found}, not one label for each of {count:,} nodes")
     y = y.reshape(count, -1)
     if y.shape[1] > 1:
         return pd.DataFrame({f"y{index}": y[:, index].double().numpy() for index in range(y.shape[1])})
@@ -300,10 +299,10 @@ def _masks(stored: dict[str, Any], count: int, path: Path, notes: list[str]) -> 
             mask = mask[:, 0]
         chosen = mask.bool().numpy()
         if len(chosen) != count:
-            raise refuse_graph("broken-graph", path=path, what="a graph", reason=f"a mask has {len(chosen):,} entries for {count:,} nodes")
+            raise refuse("broken-graph", path=path, what="a graph", reason=f"a mask has {len(chosen):,} entries for {count:,} nodes")
         both = chosen & (given >= 0)
         if both.any():
             what = f"node {int(both.argmax())} is in two parts"
-            raise refuse_graph("contradicting-split", path=path, place="masks", what=what)
+            raise refuse("contradicting-split", path=path, place="masks", what=what)
         given[chosen] = code
     return given

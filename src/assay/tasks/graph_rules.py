@@ -1,11 +1,8 @@
-"""What is refused, imputed or warned of when graphs are opened: the rows that graphs add to the table of `assay.tasks.rules`."""
+"""Rows of the table of `assay.tasks.rules`: graphs."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from assay.errors import UserError
-from assay.tasks.rules import Rule
+from assay.tasks.rule import Rule
 
 GRAPH_RULES: tuple[Rule, ...] = (
     Rule(
@@ -145,20 +142,3 @@ GRAPH_RULES: tuple[Rule, ...] = (
         "Left out: {columns}.",
     ),
 )
-_BY_NAME = {rule.name: rule for rule in GRAPH_RULES}
-
-
-def refuse_graph(name: str, **facts: Any) -> UserError:
-    """The error of a refusing rule for graphs, its sentence filled with the facts."""
-    rule = _BY_NAME[name]
-    if rule.outcome != "refused":
-        raise ValueError(f"rule {name!r} says {rule.outcome}, so it cannot refuse")
-    return UserError(rule.sentence.format(**facts))
-
-
-def note_graph(name: str, **facts: Any) -> str:
-    """The sentence of an imputing or warning rule for graphs, filled with the facts."""
-    rule = _BY_NAME[name]
-    if rule.outcome == "refused":
-        raise ValueError(f"rule {name!r} refuses, so it cannot be a note")
-    return rule.sentence.format(**facts)

@@ -17,10 +17,10 @@ from assay.ops.sparse_features import is_sparse_rows
 from assay.tasks.base import ArrayTask
 from assay.tasks.graph_features import encode_features, learn_features
 from assay.tasks.graph_files import RawGraph, edge_list_files, read_edge_list, read_graphml, read_pyg
-from assay.tasks.graph_rules import note_graph, refuse_graph
+from assay.tasks.options import Options
 from assay.tasks.recognition import TARGET_NAMES, find_column
 from assay.tasks.roles import Column, as_strings, detect
-from assay.tasks.rules import refuse, some
+from assay.tasks.rules import note, refuse, some
 from assay.tasks.splitting import divide, split_codes
 from assay.tasks.tables import encoded_output
 from assay.tasks.targets import Target, learn_target, read_target
@@ -136,31 +136,28 @@ def looks_like_graph_folder(path: str | Path) -> bool:
     return path.is_dir() and edge_list_files(path) is not None
 
 
-def open_edge_list(
-    path: str | Path | Sequence[str | Path], target: str | None = None, encoding: Mapping[str, Any] | None = None, seed: int = 0
-) -> GraphTask:
+def open_edge_list(path: str | Path | Sequence[str | Path], options: Options) -> GraphTask:
     """A task from ``edges.csv`` and ``nodes.csv`` (also TSV, Parquet, JSON Lines).
 
     Args:
         path: the folder, the edge list beside its node table, or the two files.
-        target: the column to predict; by default the one named label, class, target …
-        encoding: of an earlier task: then all labelled nodes (all nodes, without labels) are test examples, read the same way.
-        seed: of the division into parts.
+        options: of these, target (by default the column named label, class, target …), seed, and encoding (then all labelled nodes,
+            or all nodes without labels, are test examples, read the same way).
 
     Raises:
         UserError: a rule for graphs or tables refuses the files; the message names file, row, column and what to do.
     """
-    return graph_task(read_edge_list(path), target, encoding, seed)
+    return graph_task(read_edge_list(path), options.target, options.encoding, options.seed)
 
 
-def open_graphml(path: str | Path, target: str | None = None, encoding: Mapping[str, Any] | None = None, seed: int = 0) -> GraphTask:
+def open_graphml(path: str | Path, options: Options) -> GraphTask:
     """A task from a GraphML file; arguments as `open_edge_list`."""
-    return graph_task(read_graphml(path), target, encoding, seed)
+    return graph_task(read_graphml(path), options.target, options.encoding, options.seed)
 
 
-def open_pyg(path: str | Path, target: str | None = None, encoding: Mapping[str, Any] | None = None, seed: int = 0) -> GraphTask:
+def open_pyg(path: str | Path, options: Options) -> GraphTask:
     """A task from a ``.pt`` file with a torch_geometric ``Data``; arguments as `open_edge_list`. No code in the file is run."""
-    return graph_task(read_pyg(path), target, encoding, seed)
+    return graph_task(read_pyg(path), options.target, options.encoding, options.seed)
 
 
 def karate() -> GraphTask:
@@ -184,7 +181,7 @@ def graph_task(raw: RawGraph, target: str | None = None, encoding: Mapping[str, 
         UserError: a rule for graphs or tables refuses the graph.
     """
     if raw.ends.shape[1] == 0:
-        raise refuse_graph("no-edges", path=raw.path)
+        raise refuse("no-edges", path=raw.path)
     table = raw.table = raw.table.set_axis([str(name) for name in raw.table.columns], axis=1)
     columns = detect(table) if table.shape[1] else {}
     edges, weight, notes = both_directions(raw)
@@ -253,14 +250,14 @@ def both_directions(raw: RawGraph) -> tuple[Tensor, Tensor | None, list[str]]:
     notes = []
     if directed.nnz < listed:
         what = "they count once" if raw.weight is None else "their weights add up"
-        notes.append(note_graph("duplicate-edges", count=listed - directed.nnz, what=what))
+        notes.append(note("duplicate-edges", count=listed - directed.nnz, what=what))
     if raw.weight is None:
         directed.data[:] = 1.0
     elif (directed.data == 0).any():
-        notes.append(note_graph("zero-weights", count=int((directed.data == 0).sum())))
+        notes.append(note("zero-weights", count=int((directed.data == 0).sum())))
         directed.eliminate_zeros()
         if directed.nnz == 0:
-            raise refuse_graph("no-edges", path=raw.path)
+            raise refuse("no-edges", path=raw.path)
     there = scipy.sparse.csr_array((np.ones(directed.nnz), directed.indices, directed.indptr), shape=directed.shape)
     both = (directed + directed.T).tocsr()
     times = (there + there.T).tocsr()  # 2 where listed in both directions (or a loop), else 1
@@ -268,10 +265,10 @@ def both_directions(raw: RawGraph) -> tuple[Tensor, Tensor | None, list[str]]:
     one_way = int((times.data == 1).sum()) // 2
     if one_way:
         undirected = (times.nnz + int((times.diagonal() > 0).sum())) // 2
-        notes.append(note_graph("symmetrised", count=one_way, total=undirected))
+        notes.append(note("symmetrised", count=one_way, total=undirected))
     unequal = abs(directed - directed.T).multiply(times == 2)
     if (different := int((unequal.data > 1e-12).sum()) // 2) > 0:
-        notes.append(note_graph("unequal-directions", count=different))
+        notes.append(note("unequal-directions", count=different))
     edges = torch.from_numpy(np.stack([total.coords[1], total.coords[0]]).astype(np.int64))
     return edges, None if raw.weight is None else torch.from_numpy(total.data.astype(np.float32)), notes
 
@@ -286,7 +283,7 @@ def _target_columns(raw: RawGraph, columns: dict[str, Column], target: str | Non
     several = [name for name in names if raw.matrix is not None and name.startswith("y")]
     if several:
         return several
-    raise refuse_graph("no-node-target", path=raw.path, near=f"it has {some(names, 12)}" if names else "it has no column beside the ids")
+    raise refuse("no-node-target", path=raw.path, near=f"it has {some(names, 12)}" if names else "it has no column beside the ids")
 
 
 def _given_parts(raw: RawGraph, target: list[str]) -> tuple[np.ndarray | None, str | None]:
@@ -304,7 +301,7 @@ def _given_parts(raw: RawGraph, target: list[str]) -> tuple[np.ndarray | None, s
         if not known.all():
             row = int(present[np.flatnonzero(~known)[0]])
             place, what = f"row {row + 1:,}, column {name!r}", f"{written.iloc[row]!r} names no part"
-            raise refuse_graph("contradicting-split", path=raw.path, place=place, what=what)
+            raise refuse("contradicting-split", path=raw.path, place=place, what=what)
         given = np.full(len(raw.names), -1, dtype=np.int64)
         codes = split_codes(written.iloc[present].tolist())
         assert codes is not None  # every value was just seen to name a part
@@ -324,7 +321,7 @@ def _labelled(raw: RawGraph, names: list[str]) -> np.ndarray:
 
 def _label_notes(raw: RawGraph, column: str, labelled: np.ndarray) -> list[str]:
     count, total = len(raw.names) - len(labelled), len(raw.names)
-    return [note_graph("unlabelled-nodes", count=count, total=total, column=column)] if count else []
+    return [note("unlabelled-nodes", count=count, total=total, column=column)] if count else []
 
 
 def _divide(
@@ -338,7 +335,7 @@ def _divide(
         if not inside.any():
             raise refuse("bad-split", path=raw.path, found="parts of unlabelled nodes only")
         if not inside.all():
-            notes.append(note_graph("left-out-of-split", count=int((~inside).sum())))
+            notes.append(note("left-out-of-split", count=int((~inside).sum())))
         usable, parts = labelled[inside], given[labelled][inside]
         labels = None if labels is None else labels[inside]
     rows, said = divide(len(usable), path=raw.path, seed=seed, labels=labels, given=parts)
@@ -373,10 +370,10 @@ def _graph_notes(task: GraphTask, goal: Target) -> list[str]:
     edges, nodes = task.graph["edges"], len(task.graph["nodes"])
     isolated = nodes - len(edges[:, edges[0] != edges[1]].unique())
     if isolated:
-        notes.append(note_graph("isolated-nodes", count=isolated))
+        notes.append(note("isolated-nodes", count=isolated))
     homophily = task.homophily()
     if homophily is not None and goal.codes is not None:
         shares = np.bincount(goal.codes) / len(goal.codes)
         if homophily < 0.5:
-            notes.append(note_graph("low-homophily", share=homophily, chance=float((shares**2).sum())))
+            notes.append(note("low-homophily", share=homophily, chance=float((shares**2).sum())))
     return notes

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from assay.tasks.roles import column_of
-from assay.tasks.series_rules import refuse
+from assay.tasks.rules import refuse
 
 
 def moments_of(column: pd.Series, path: object, name: str) -> np.ndarray:

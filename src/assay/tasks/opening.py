@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Callable
@@ -242,18 +243,15 @@ def _read_frame(frame: pd.DataFrame, options: Options, encoding: dict[str, Any])
         return text.read_text_table_task(frame, options, encoding)
     if opener in ("forecast", "wide", "long"):
         columns = detect(frame)
-        return _finished(
-            _series_opener(opener)(_parsed(frame, columns, list(columns), options), **options.series_arguments()), opener, options
-        )
+        return _finished(_series_opener(opener)(_parsed(frame, columns, list(columns), options), options), opener, options)
     raise refuse("wrong-kind", path=options.path, found="a table", wanted=_IN_WORDS.get(opener, opener))
 
 
 def _open_series_frame(frame: pd.DataFrame, columns: dict[str, Column], chosen: Plan, options: Options) -> Task:
     parsed = _parsed(frame, columns, [*chosen.features, *([chosen.time] if chosen.time else [])], options)
-    arguments = options.series_arguments()
-    arguments |= {"target": ",".join(chosen.target) or None, "group": chosen.group, "time": chosen.time}
+    planned = dataclasses.replace(options, target=",".join(chosen.target) or None, group=chosen.group, time=chosen.time)
     options.notes.extend(chosen.notes)
-    return _finished(_series_opener(chosen.kind)(parsed, **arguments), chosen.kind, options)
+    return _finished(_series_opener(chosen.kind)(parsed, planned), chosen.kind, options)
 
 
 def _parsed(frame: pd.DataFrame, columns: dict[str, Column], names: list[str], options: Options) -> pd.DataFrame:
@@ -270,7 +268,7 @@ def _parsed(frame: pd.DataFrame, columns: dict[str, Column], names: list[str], o
     return frame
 
 
-def _series_opener(kind: str) -> Callable[..., Task]:
+def _series_opener(kind: str) -> Callable[[pd.DataFrame, Options], Task]:
     from assay.tasks import series
 
     return {"forecast": series.open_forecast, "wide": series.open_wide, "long": series.open_long}[kind]
@@ -283,7 +281,7 @@ def open_event_frame(frame: pd.DataFrame, options: Options) -> Task:
     columns = detect(frame)
     time = options.time or "time"
     parsed = _parsed(frame, columns, [time] if time in columns else [], options)
-    return _finished(events.open_events(parsed, **options.series_arguments()), "events", options)
+    return _finished(events.open_events(parsed, options), "events", options)
 
 
 def open_log(options: Options) -> Task:
@@ -291,7 +289,7 @@ def open_log(options: Options) -> Task:
     from assay.tasks import decisions
 
     _same_kind(options, "decisions", "logged decisions")
-    return _finished(decisions.open_decisions(options.path, **options.series_arguments()), "decisions", options)
+    return _finished(decisions.open_decisions(options.path, options), "decisions", options)
 
 
 def open_series(path: Path, kind: str, options: Options) -> Task:
@@ -299,7 +297,7 @@ def open_series(path: Path, kind: str, options: Options) -> Task:
     from assay.tasks import series
 
     _same_kind(options, kind, "series")
-    return _finished(series.open_ts(path, **options.series_arguments()), kind, options)
+    return _finished(series.open_ts(path, options), kind, options)
 
 
 def open_graph(path: Path, kind: str, options: Options) -> Task:
@@ -309,7 +307,7 @@ def open_graph(path: Path, kind: str, options: Options) -> Task:
     if options.encoding is not None and _opener(options) != "graph":
         raise refuse("wrong-kind", path=path, found="a graph", wanted=_IN_WORDS.get(_opener(options), _opener(options)))
     opener = {"edge-list": graphs.open_edge_list, "graphml": graphs.open_graphml, "pyg": graphs.open_pyg}[kind]
-    return _finished(opener(path, target=options.target, encoding=options.encoding, seed=options.seed), kind, options)
+    return _finished(opener(path, options), kind, options)
 
 
 def _finished(task: Task, opener: str, options: Options) -> Task:

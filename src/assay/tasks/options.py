@@ -14,7 +14,7 @@ class Options:
     """The arguments of `assay.tasks.open`, and what was found on the way.
 
     Args:
-        path: the file or folder (or the name of a hub data set), as the person wrote it.
+        path: the file or folder (or the name of a hub data set), as the person wrote it; messages and the task are named by it.
         task, target, group, time, horizon, tokenizer, seed: as in `assay.tasks.open`.
         encoding: of an earlier task; then all examples are test examples, read the same way.
         maximum_size: longest side of pictures.
@@ -41,8 +41,3 @@ class Options:
     def name(self) -> str:
         """Short name of the task: the file's or folder's own."""
         return Path(self.path).stem or Path(self.path).resolve().name
-
-    def series_arguments(self) -> dict[str, Any]:
-        """What the openers of series and graphs take by name."""
-        names = ("path", "target", "group", "time", "horizon", "seed", "encoding")
-        return {name: getattr(self, name) for name in names}

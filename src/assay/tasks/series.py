@@ -19,9 +19,10 @@ from assay.tasks.base import ArrayTask
 from assay.tasks.checks import check_path
 from assay.tasks.forecasts import co2, open_forecast, weather
 from assay.tasks.moments import moments_of
+from assay.tasks.options import Options
 from assay.tasks.recognition import wide_columns
 from assay.tasks.roles import column_of
-from assay.tasks.series_rules import note, refuse
+from assay.tasks.rules import note, refuse
 from assay.tasks.splitting import check_classes, contradictions, divide, label_notes
 from assay.tasks.targets import class_codes, known_classes
 
@@ -63,62 +64,43 @@ class Collection:
 # ------------------------------------------------------------------------------------------------ openers
 
 
-def open_ts(
-    source: str | Path,
-    *,
-    path: object = None,
-    target: str | None = None,
-    group: str | None = None,
-    time: str | None = None,
-    horizon: int | None = None,
-    seed: int = 0,
-    encoding: dict[str, Any] | None = None,
-) -> ArrayTask:
+def open_ts(source: str | Path, options: Options) -> ArrayTask:
     """A file of an archive (.ts, .arff, .tsv; needs aeon); ``NAME_TRAIN`` and ``NAME_TEST`` side by side keep their division.
 
     Args:
         source: one file, one of two halves, or a folder that holds one set.
-        path: how messages name it, by default ``source``.
-        target, group, time, horizon: not used by this form, taken so that all openers are called alike.
-        seed: of the division.
-        encoding: of an earlier task; then all series are test examples, read the same way.
+        options: its path, seed and encoding are used.
 
     Raises:
         UserError: the file does not read, has no labels, or a value is infinite.
     """
-    shown = path or source
-    halves = _halves(Path(source)) if encoding is None else {2: _one_file(Path(source))}
+    halves = _halves(Path(source)) if options.encoding is None else {2: _one_file(Path(source))}
     parts = {code: _read_archive(file) for code, file in halves.items()}
     series = [one for part in parts.values() for one in part[0]]
     channels = sorted({one.shape[1] for one in series})
     if len(channels) > 1:
-        raise refuse("other-channels", path=shown, found=channels[-1], wanted=channels[0])
+        raise refuse("other-channels", path=options.path, found=channels[-1], wanted=channels[0])
     numeric = any(part[2] for part in parts.values())
     labels = pd.Series(np.concatenate([part[1] for part in parts.values()]))
     places = [f"{halves[code].name}, series {row + 1:,}" for code, part in parts.items() for row in range(len(part[0]))]
     given = np.concatenate([np.full(len(part[0]), code) for code, part in parts.items()]) if len(parts) > 1 else None
     names = [f"channel {index + 1}" for index in range(channels[0])]
-    collection = Collection(shown, "ts", series, labels, names, places, numeric, given)
+    collection = Collection(options.path, "ts", series, labels, names, places, numeric, given)
     name = _HALVES.sub(r"\1", next(iter(halves.values())).stem)
-    return _task(collection, name, seed, encoding)
+    return _task(collection, name, options.seed, options.encoding)
 
 
-def open_wide(
-    frame: pd.DataFrame,
-    *,
-    path: object,
-    target: str | None = None,
-    group: str | None = None,
-    time: str | None = None,
-    horizon: int | None = None,
-    seed: int = 0,
-    encoding: dict[str, Any] | None = None,
-) -> ArrayTask:
+def open_wide(frame: pd.DataFrame, options: Options) -> ArrayTask:
     """A table with one series a row: columns ``t0, t1, …`` hold the steps, another one the label.
+
+    Args:
+        frame: the table.
+        options: its path, target (by default the last other column), group, seed and encoding are used.
 
     Raises:
         UserError: no such columns, an infinite value, one class, or too few rows.
     """
+    path, target, group, encoding = options.path, options.target, options.group, options.encoding
     if encoding is not None:
         steps, target = encoding["columns"]["steps"], encoding["columns"]["target"]
         missing = [name for name in steps if name not in frame.columns]
@@ -138,32 +120,27 @@ def open_wide(
     groups = pd.factorize(frame[group].iloc[rows])[0] if group and group in frame.columns else None
     collection = Collection(path, "wide", series, _taken(labels, rows), ["value"], [f"row {row + 1:,}" for row in rows], groups=groups)
     collection.columns = {"steps": steps, "target": target}
-    return _task(collection, Path(str(path)).stem, seed, encoding)
+    return _task(collection, path.stem, options.seed, encoding)
 
 
-def open_long(
-    frame: pd.DataFrame,
-    *,
-    path: object,
-    target: str | None = None,
-    group: str | None = None,
-    time: str | None = None,
-    horizon: int | None = None,
-    seed: int = 0,
-    encoding: dict[str, Any] | None = None,
-) -> ArrayTask:
+def open_long(frame: pd.DataFrame, options: Options) -> ArrayTask:
     """A table with one step a row: ``group`` says which series, ``time`` the order, ``target`` the label of the whole series.
 
     By default the first column is the series, the second the time, the last the label; every other column of numbers is a channel.
 
+    Args:
+        frame: the table.
+        options: its path, group, time, target, seed and encoding are used.
+
     Raises:
         UserError: a label changes within a series, a moment occurs twice, a value is infinite, or no channel is left.
     """
+    path, encoding = options.path, options.encoding
     names = [str(name) for name in frame.columns]
     if encoding is not None:
         group, time, target, channels = (encoding["columns"][key] for key in ("group", "time", "target", "channels"))
     else:
-        group, time, target = group or names[0], time or names[1], target or names[-1]
+        group, time, target = options.group or names[0], options.time or names[1], options.target or names[-1]
         chosen = [name for name in names if name not in (group, time, target)]
         channels = [name for name in chosen if column_of(name, frame[name]).role in ("numeric", "boolean", "constant")]
     missing = [name for name in (group, time, *channels) if name not in names]
@@ -184,7 +161,7 @@ def open_long(
     places = [f"series {identity}" for identity in ids]
     collection = Collection(path, "long", series, labels, list(channels), places)
     collection.columns = {"group": group, "time": time, "target": target, "channels": list(channels)}
-    return _task(collection, Path(str(path)).stem, seed, encoding)
+    return _task(collection, path.stem, options.seed, encoding)
 
 
 def aeon_series(name: str, seed: int = 0) -> ArrayTask:

@@ -1,11 +1,8 @@
-"""What is refused, imputed or warned of when series, forecasts, events and logged decisions are opened; see `assay.tasks.rules`."""
+"""Rows of the table of `assay.tasks.rules`: series, forecasts, events and logged decisions."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from assay.errors import UserError
-from assay.tasks.rules import Rule
+from assay.tasks.rule import Rule
 
 SERIES_RULES: tuple[Rule, ...] = (
     Rule(
@@ -151,14 +148,3 @@ SERIES_RULES: tuple[Rule, ...] = (
         "{count:,} events share a moment with the one before: their gap counts as {gap:g}, half the smallest seen.",
     ),
 )
-_BY_NAME = {rule.name: rule for rule in SERIES_RULES}
-
-
-def refuse(name: str, **facts: Any) -> UserError:
-    """The error of a refusing rule, its sentence filled with the facts."""
-    return UserError(_BY_NAME[name].sentence.format(**facts))
-
-
-def note(name: str, **facts: Any) -> str:
-    """The sentence of an imputing or warning rule, filled with the facts."""
-    return _BY_NAME[name].sentence.format(**facts)
