@@ -363,7 +363,7 @@ def _inline(text: str) -> str:
 
 
 def _first_sentence(document: str) -> str:
-    from assay.catalog.search import first_sentence
+    from assay.catalogue.search import first_sentence
 
     return first_sentence(document)
 

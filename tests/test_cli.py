@@ -72,3 +72,14 @@ def test_check_says_which_rule_a_part_breaks(tmp_path):
     done = assay("check", f"{tmp_path / 'peeking.py'}:Peeking")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "FAIL" in done.stdout
+
+
+def test_every_verb_is_a_function_whatever_is_imported():
+    import importlib
+    import pkgutil
+
+    import assay as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"assay.{module.name}")
+    assert all(callable(getattr(package, name)) for name in package.__all__)

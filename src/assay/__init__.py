@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from assay.bench.study import Study, compare
     from assay.bench.verbs import evaluate, export, generate, inspect, open_run, predict, shrink, train
-    from assay.catalog.search import catalog
+    from assay.catalogue.search import catalog
     from assay.papers.runner import reproduce
     from assay.tasks import open
     from assay.testing import check
@@ -29,7 +29,7 @@ _FACE = {
     "export": "assay.bench.verbs",
     "open_run": "assay.bench.verbs",
     "open": "assay.tasks",
-    "catalog": "assay.catalog.search",
+    "catalog": "assay.catalogue.search",
     "check": "assay.testing",
     "reproduce": "assay.papers.runner",
 }

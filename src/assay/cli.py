@@ -226,8 +226,8 @@ def catalog(
     format: Annotated[str, typer.Option(help="text or json.")] = "text",
 ) -> None:
     """Find parts, models, methods, tasks and papers."""
-    from assay.catalog.search import KINDS
-    from assay.catalog.search import catalog as search
+    from assay.catalogue.search import KINDS
+    from assay.catalogue.search import catalog as search
     from assay.errors import UserError
 
     if kind is not None and kind not in KINDS:

@@ -93,9 +93,9 @@ TABLE: dict[str, dict[str, str]] = {
     "compressor": {"magnitude": "assay.compression.magnitude:Magnitude", "fold": "assay.compression.fold:Fold"},
     "probe": {"smoothness": "assay.inspection.smoothness:Smoothness", "noise": "assay.inspection.noise:NoiseToGradient"},
     "exporter": {
-        "onnx": "assay.export.onnx:to_onnx",
-        "torch": "assay.export.torch_export:to_torch",
-        "safetensors": "assay.export.safetensors:to_safetensors",
+        "onnx": "assay.exporters.onnx:to_onnx",
+        "torch": "assay.exporters.torch_export:to_torch",
+        "safetensors": "assay.exporters.safetensors:to_safetensors",
     },
     "paper": {
         "simplenet": "assay.papers.simplenet:PAPER",

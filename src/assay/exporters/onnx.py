@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import UserError, require
-from assay.export.example import TensorView, example_batch, step_example
+from assay.exporters.example import TensorView, example_batch, step_example
 
 TOLERANCE = 1e-4
 

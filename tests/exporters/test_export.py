@@ -8,9 +8,9 @@ from assay.bench.runs import Run, open_run, write_source
 from assay.bench.verbs import export
 from assay.contracts import Class, Graph, Image, NextTokens, Series, Signature, Table, Tokens, Values
 from assay.errors import UserError
-from assay.export.onnx import TOLERANCE, to_onnx
-from assay.export.safetensors import to_safetensors
-from assay.export.torch_export import to_torch
+from assay.exporters.onnx import TOLERANCE, to_onnx
+from assay.exporters.safetensors import to_safetensors
+from assay.exporters.torch_export import to_torch
 
 SERIES = Signature(Series(3, 16), Class(4))
 
@@ -113,7 +113,7 @@ def test_refusals_leave_nothing_behind(tmp_path, monkeypatch):
     graph = Signature(Graph(4, 10, 20), Class(2))
     with pytest.raises(UserError, match="fixed size"):
         to_onnx(made("dagnn", graph, 500), tmp_path)
-    monkeypatch.setattr("assay.export.onnx._largest_difference", lambda *arguments: 1.0)
+    monkeypatch.setattr("assay.exporters.onnx._largest_difference", lambda *arguments: 1.0)
     (tmp_path / "model.pt2").unlink(missing_ok=True)
     with pytest.raises(UserError, match="differs"):
         to_onnx(made("mlp", Signature(Table(3), Class(2)), 500), tmp_path)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from assay.errors import UserError
-from assay.export.example import TensorView, example_batch, step_example
+from assay.exporters.example import TensorView, example_batch, step_example
 
 
 def to_torch(model: Any, folder: Path, *, step: bool = False) -> list[Path]:
