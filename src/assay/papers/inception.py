@@ -1,8 +1,8 @@
 """Claims of "Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning".
 
-Laptop scale: networks of 30,000 to 60,000 parameters with the small stem. Speed and margin are measured on scikit-learn's digits (a
-first run on rendered characters, 150 steps, left both kinds near chance: 0.24 with residual sums, 0.11 without); the other claims on
-rendered characters of 16×16 pixels. All thresholds were fixed before any run. The figures of the paper are for ImageNet and 20
+Laptop scale: networks of 30,000 to 60,000 parameters with the small stem. Speed, margin and ensemble are measured on scikit-learn's digits
+(a first run on rendered characters left the networks near chance: accuracy 0.24 with residual sums and 0.11 without after 150 steps,
+0.17 in the mean of the ensemble's members after 200); the other claims on rendered characters of 16×16 pixels. All thresholds were fixed before any run. The figures of the paper are for ImageNet and 20
 replicas, so only the direction of an effect can be seen here.
 """
 
@@ -183,7 +183,7 @@ def ensemble(scale: Scale) -> Measured:
     if scale == "paper":
         return Measured({}, "not-run", OFFLINE_REASON)
     laptop = scale == "laptop"
-    task = glyph_task(6000, 3000, 16, seed=2) if laptop else glyph_task(64, 96, 16, seed=2)
+    task = resolve("task", "digits")() if laptop else glyph_task(64, 96, 16, seed=2)
     race = Race(30_000, 200, 32, (4e-3,), 1) if laptop else Race(5_000, 3, 8, (4e-3,), 1)
     options = {} if laptop else {"depths": [1, 1, 1]}
     members = [race.once(Entrant("inception-resnet-v2", options), task, race.rates[0], seed).model for seed in range(3)]
