@@ -1,9 +1,9 @@
 """Claims of "Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning".
 
-Laptop scale: networks of 30,000 to 60,000 parameters with the small stem. Speed, margin and ensemble are measured on scikit-learn's digits
-(a first run on rendered characters left the networks near chance: accuracy 0.24 with residual sums and 0.11 without after 150 steps,
-0.17 in the mean of the ensemble's members after 200); the other claims on rendered characters of 16×16 pixels. All thresholds were fixed before any run. The figures of the paper are for ImageNet and 20
-replicas, so only the direction of an effect can be seen here.
+Laptop scale: networks of 30,000 to 60,000 parameters with the small stem. Speed, margin and ensemble are measured on scikit-learn's
+digits (a first run on rendered characters left the networks near chance: accuracy 0.24 with residual sums and 0.11 without after 150
+steps, 0.17 in the mean of the ensemble's members after 200); the other claims on rendered characters of 16×16 pixels. All thresholds
+were fixed before any run. The figures of the paper are for ImageNet and 20 replicas, so only the direction of an effect can be seen.
 """
 
 from __future__ import annotations
