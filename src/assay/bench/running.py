@@ -32,7 +32,7 @@ from assay.bench.runs import write_source
 from assay.contracts import Evaluation, Image, Signature, Task
 from assay.errors import UserError
 from assay.models.sequence import SequenceFamily
-from assay.training import History, fit
+from assay.training import History, fit, predictor
 from assay.training.methods import make_method
 
 Job = dict[str, Any]
@@ -153,11 +153,7 @@ def _train(job: Job, task: Task, share: float, on_progress: OnProgress | None) -
 
 def _tested(job: Job, task: Task, model: Any, partial: Path) -> dict[str, Any]:
     """Evaluate on the test split, once, and keep what the comparison and further use need."""
-    if isinstance(model, torch.nn.Module):
-        device = next(model.parameters()).device
-        evaluation = task.evaluate(lambda batch: model({key: value.to(device) for key, value in batch.items()}), "test")
-    else:
-        evaluation = task.evaluate(model, "test")
+    evaluation = task.evaluate(predictor(model) if isinstance(model, torch.nn.Module) else model, "test")
     _write_scores(partial / "scores.npz", evaluation)
     write_source(partial, job["run"]["data"], job["run"]["opening"], task)
     checkpoint = [path for path in partial.iterdir() if path.name in ("model.safetensors", "fitted.skops")]

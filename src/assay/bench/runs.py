@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from assay.contracts import Task
+from assay.contracts import Predictor, Task
 from assay.errors import UserError
 from assay.models import load_predictor
+from assay.training import predictor
 
 
 @dataclass
@@ -40,6 +41,11 @@ class Run:
         if data is None:
             return tasks.open(self.data, **self.options)
         return tasks.open(data, encoding=self.encoding)
+
+    @property
+    def predictor(self) -> Predictor:
+        """The model, called with a batch on any device."""
+        return predictor(self.model) if isinstance(self.model, nn.Module) else self.model
 
     @property
     def network(self) -> Any:

@@ -102,7 +102,7 @@ def evaluate(run: str | Path | Run, data: str | None = None) -> dict[str, float]
     """All measures of a run on its own test split, or on further data read the same way."""
     opened = _opened(run)
     task = opened.task(data)
-    return task.evaluate(opened.model, "test").metrics
+    return task.evaluate(opened.predictor, "test").metrics
 
 
 def predict(run: str | Path | Run, data: str) -> pd.DataFrame:
@@ -110,7 +110,7 @@ def predict(run: str | Path | Run, data: str) -> pd.DataFrame:
     opened = _opened(run)
     task = opened.task(data)
     with torch.no_grad():
-        outputs = [opened.model(batch).prediction.float().cpu() for batch in task.batches("test", 256)]
+        outputs = [opened.predictor(batch).prediction.float().cpu() for batch in task.batches("test", 256)]
     return _frame(task, torch.cat(outputs))
 
 

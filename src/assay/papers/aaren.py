@@ -19,7 +19,7 @@ from assay.nn.attention.aaren import Aaren
 from assay.nn.attention.softmax import SoftmaxAttention
 from assay.nn.block import ResidualBlock
 from assay.ops.prefix_attention import IMPLEMENTATIONS, prefix_attention
-from assay.papers.experiment import trained
+from assay.papers.experiment import trained, without_paper_scale
 from assay.tasks.synthetic.recall import multi_query_recall
 
 # ------------------------------------------------------------------------------------------------ exactness
@@ -86,8 +86,6 @@ def _task(name: str) -> Any:
 
 def _comparable(setting: str, scale: Scale) -> Measured:
     """Aaren's measure at least 0.95 of the Transformer's (its error at most 1.05 of it) on each task of a setting, means over seeds."""
-    if scale == "paper":
-        return Measured({}, "not-run", NOT_INSTALLED)
     values, spread, failed, seeds = {}, {}, [], SEEDS if scale == "laptop" else 1
     for task in SETTINGS[setting]:
         try:
@@ -113,12 +111,11 @@ def _within(found: float, reference: float, direction: str) -> bool:
     return found >= reference - slack if direction == "max" else found <= reference + slack
 
 
+@without_paper_scale(NOT_INSTALLED)
 def _ranks(scale: Scale) -> Measured:
     """Mean ranks of the two over all tasks and seeds, with a sign test of their difference."""
     from scipy.stats import binomtest
 
-    if scale == "paper":
-        return Measured({}, "not-run", NOT_INSTALLED)
     if scale == "smoke":
         return Measured({}, "not-run", "the smoke scale trains nothing long enough to rank")
     signs = [
@@ -243,7 +240,7 @@ def _setting_claim(setting: str, described: str, paper: str) -> Claim:
         f"On {described} ({tasks}) Aaren is comparable to a Transformer: at least 0.95 of its score, at most 1.05 of its error.",
         paper,
         "abstract",
-        lambda scale: _comparable(setting, scale),
+        without_paper_scale(NOT_INSTALLED)(lambda scale: _comparable(setting, scale)),
     )
 
 

@@ -26,12 +26,13 @@ from assay.measure import parameter_count
 from assay.models.graph import DAGNN, DecoupledGNN, EntangledGCN, NodePredictor
 from assay.nn.graph.propagation import mean_hop
 from assay.ops.propagation import normalised_operator, propagate
-from assay.papers.experiment import Trained, trained
+from assay.papers.experiment import Trained, trained, without_paper_scale
 from assay.tasks.graphs import GraphTask
 from assay.tasks.synthetic.block_model import block_model
 from assay.tasks.wordnet import wordnet, wordnet_file
 from assay.theory.propagation import largest_component, propagation_limit, second_eigenvalue
 
+OFFLINE_REASON = "the published setting is 100 runs on Cora, CiteSeer and PubMed, which no package ships"
 EPOCHS = {"smoke": 15, "laptop": 150}
 SEEDS = {"smoke": (10,), "laptop": (10, 11, 12, 13, 14)}
 SETTINGS = {"strong": (0.8, 5e-3), "weak": (0.5, 5e-4)}  # dropout, weight decay: those of the official Cora run, and those usual for GCN
@@ -114,6 +115,7 @@ def _percent(values: np.ndarray | float) -> str:
 # ------------------------------------------------------------------------------------------------ accuracy
 
 
+@without_paper_scale(OFFLINE_REASON, seeds=0)
 def beats_company(scale: Scale) -> Measured:
     """DAGNN with K = 10 or 20 (by validation) against GCN-2 and the MLP on the same seeds."""
     by_hops = {hops: _runs(scale, "dagnn", num_hops=hops) for hops in (10, 20)}
@@ -132,6 +134,7 @@ def beats_company(scale: Scale) -> Measured:
     return Measured(values, "holds" if holds else "fails", reason, spread, seeds=len(ours))
 
 
+@without_paper_scale(OFFLINE_REASON, seeds=0)
 def adaptive_against_fixed(scale: Scale) -> Measured:
     """The adaptive scores alone: DAGNN against the decoupled network with the same K = 10."""
     ours, fixed = _accuracies(_runs(scale, "dagnn")), _accuracies(_runs(scale, "decoupled"))
@@ -146,6 +149,7 @@ def adaptive_against_fixed(scale: Scale) -> Measured:
     return Measured(values, verdict, reason, {"difference": float(difference.std())}, seeds=len(ours))
 
 
+@without_paper_scale(OFFLINE_REASON, seeds=0)
 def depth(scale: Scale) -> Measured:
     """GCN by depth, decoupled network and DAGNN by hops, on the same graph; deep GCN's training accuracy and smoothness beside."""
     seeds = {2: 2, 4: 1, 6: 1, 10: 2}
@@ -181,6 +185,7 @@ def _output_smoothness(model: nn.Module, task: GraphTask) -> float:
         return smoothness(model.core(graph["nodes"], graph["edges"]), max_pairs=50_000).value  # type: ignore[operator]
 
 
+@without_paper_scale(OFFLINE_REASON, seeds=0)
 def few_labels_gain(scale: Scale) -> Measured:
     """The gain of DAGNN over GCN-2 with 2, 5, 10 and 20 labels a class."""
     gains: dict[int, np.ndarray] = {}
@@ -199,6 +204,7 @@ def few_labels_gain(scale: Scale) -> Measured:
 # ------------------------------------------------------------------------------------------------ smoothing
 
 
+@without_paper_scale(OFFLINE_REASON, seeds=0)
 def smoothing_is_late(scale: Scale) -> Measured:
     """Smoothness of Â^k Z, Z fixed Gaussian, on largest components; and where the decoupled network's accuracy falls."""
     block = block_model(nodes=700, labels_per_class=10, validation_per_class=10, seed=10) if scale == "smoke" else block_model(seed=10)
@@ -343,20 +349,6 @@ def no_data(scale: Scale) -> Measured:
     return Measured({}, "not-run", "no package ships these graphs; one's own copy opens with `assay compare data.pt`", seeds=0)
 
 
-def _guarded(experiment: Callable[[Scale], Measured]) -> Callable[[Scale], Measured]:
-    """At ``paper`` scale the published runs need Cora, CiteSeer and PubMed, which no package ships."""
-
-    def run(scale: Scale) -> Measured:
-        if scale == "paper":
-            return Measured(
-                {}, "not-run", "the published setting is 100 runs on Cora, CiteSeer and PubMed, which no package ships", seeds=0
-            )
-        return experiment(scale)
-
-    run.__doc__ = experiment.__doc__
-    return run
-
-
 PAPER = Paper(
     slug="dagnn",
     title="Towards Deeper Graph Neural Networks",
@@ -377,35 +369,35 @@ PAPER = Paper(
             "Once decoupled, over-smoothing appears only at very large hop counts",
             "several tens of hops on Cora (figure not verified)",
             "section 3.2",
-            _guarded(smoothing_is_late),
+            smoothing_is_late,
         ),
         Claim(
             "beats-company",
             "DAGNN is more accurate than GCN-like networks on citation graphs",
             "84.4 ± 0.5 Cora, 73.3 ± 0.6 CiteSeer, 80.5 ± 0.5 PubMed, fixed split",
             "table 2, as quoted in DGL pull request 2545",
-            _guarded(beats_company),
+            beats_company,
         ),
         Claim(
             "adaptive",
             "Adaptive scores are better than one fixed number of hops",
             "stated; no figure at equal K",
             "section 4",
-            _guarded(adaptive_against_fixed),
+            adaptive_against_fixed,
         ),
         Claim(
             "depth",
             "Deep entangled networks collapse, decoupled ones do not",
             "figure of accuracy against depth; no number quoted",
             "abstract, section 3",
-            _guarded(depth),
+            depth,
         ),
         Claim(
             "few-labels",
             "A larger receptive field helps most when labels are few",
             "table over training set sizes (figures not verified)",
             "section 5",
-            _guarded(few_labels_gain),
+            few_labels_gain,
         ),
         Claim("scores", "Scores adapt to each node", "figure of scores; no number quoted", "section 4", scores_adapt),
         Claim(

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import nn
 
-from assay.contracts import Evaluation, Method, SplitName, Task
+from assay.contracts import Evaluation, Measured, Method, Scale, SplitName, Task
 from assay.models import build
-from assay.training import History, fit
+from assay.training import History, fit, predictor
+
+Experiment = Callable[[Scale], Measured]
+
+
+def without_paper_scale(reason: str, seeds: int = 1) -> Callable[[Experiment], Experiment]:
+    """Decorates an experiment that cannot run as published: at scale ``paper`` it answers "not-run" with the reason.
+
+    Args:
+        reason: what is missing.
+        seeds: number of seeds that the answer states.
+    """
+
+    def decorate(experiment: Experiment) -> Experiment:
+        @wraps(experiment)
+        def run(scale: Scale) -> Measured:
+            return Measured({}, "not-run", reason, seeds=seeds) if scale == "paper" else experiment(scale)
+
+        return run
+
+    return decorate
 
 
 @dataclass
@@ -58,5 +79,5 @@ def trained(
     network = build(model, task.signature, parameters, **(options or {})) if isinstance(model, str) else model
     history = fit(network, task, steps=steps, learning_rate=learning_rate, seed=seed, methods=methods, **fit_options)
     network.eval()
-    evaluation = task.evaluate(network, split)
+    evaluation = task.evaluate(predictor(network), split)
     return Trained(network, history, evaluation, evaluation.metrics[task.metric])

@@ -16,11 +16,12 @@ import torch
 
 from assay.contracts import Claim, Measured, Method, Paper, Scale
 from assay.models.mlp import MLP
-from assay.papers.experiment import Trained, trained
+from assay.papers.experiment import Trained, trained, without_paper_scale
 from assay.registry import resolve
 from assay.training.methods.clipping import Clipping
 from assay.training.methods.gradient_noise import GradientNoise, annealed_variance, onset_step
 
+OFFLINE_REASON = "the published setting needs full MNIST and about 40 restarts a cell"
 LEARNING_RATE = 0.1
 SIZES = {"smoke": {"depth": 6, "steps": 60, "seeds": 1}, "laptop": {"depth": 20, "steps": 5000, "seeds": 4}}
 
@@ -61,6 +62,7 @@ def _accuracies(runs: Sequence[Trained]) -> np.ndarray:
     return np.array([run.value for run in runs])
 
 
+@without_paper_scale(OFFLINE_REASON, seeds=0)
 def poor_initialisation(scale: Scale) -> Measured:
     """Zero and simple initialisation, with and without noise."""
     values: dict[str, float] = {}
@@ -78,6 +80,7 @@ def poor_initialisation(scale: Scale) -> Measured:
     return Measured(values, "holds" if kept else "fails", reason, spread, seeds=SIZES[scale]["seeds"])
 
 
+@without_paper_scale(OFFLINE_REASON, seeds=0)
 def good_initialisation(scale: Scale) -> Measured:
     """He initialisation with a little noise and without."""
     plain, noisy = (_accuracies(_runs(scale, "he", eta, share=0.4)) for eta in (0.0, 0.01))
@@ -88,6 +91,7 @@ def good_initialisation(scale: Scale) -> Measured:
     return Measured(values, verdict, reason, {"difference": float((noisy - plain).std())}, seeds=len(plain))
 
 
+@without_paper_scale(OFFLINE_REASON, seeds=0)
 def training_loss(scale: Scale) -> Measured:
     """Final training loss from zero initialisation: the mean of the last five recorded batches."""
 
@@ -101,6 +105,7 @@ def training_loss(scale: Scale) -> Measured:
     return Measured(values, "holds" if gain > 1 else "fails", reason, {"noise": float(noisy.std())}, seeds=len(noisy))
 
 
+@without_paper_scale(OFFLINE_REASON, seeds=0)
 def annealed_against_constant(scale: Scale) -> Measured:
     """Zero initialisation with η = 0.05 annealed, against a constant variance with the same sum over the run."""
     steps = SIZES[scale]["steps"]
@@ -114,6 +119,7 @@ def annealed_against_constant(scale: Scale) -> Measured:
     return Measured(values, "holds" if means[0] >= means[1] else "fails", reason, spread, seeds=len(annealed))
 
 
+@without_paper_scale(OFFLINE_REASON, seeds=0)
 def onset(scale: Scale) -> Measured:
     """The first validation above twice chance, against the step at which noise alone makes every layer critical."""
     values: dict[str, float] = {}
@@ -143,6 +149,7 @@ def _answering_error(eta: float, seed: int, count: int, steps: int) -> float:
     return 1 - trained(first.model, task, steps=steps, learning_rate=5e-3, **common).value
 
 
+@without_paper_scale(OFFLINE_REASON, seeds=0)
 def question_answering(scale: Scale) -> Measured:
     """A memory network of three hops on generated two-fact questions, for two η of the paper's grid and none."""
     count, steps, seeds = (200, 15, 1) if scale == "smoke" else (6000, 700, 3)
@@ -160,18 +167,6 @@ def restarts(scale: Scale) -> Measured:
     return Measured({}, "not-run", "needs a Neural GPU and thousands of restarts; the cell is not part of Assay", seeds=0)
 
 
-def _guarded(experiment):
-    """At ``paper`` scale the published runs need MNIST images and 40 restarts a setting, which no package brings."""
-
-    def run(scale: Scale) -> Measured:
-        if scale == "paper":
-            return Measured({}, "not-run", "the published setting needs full MNIST and about 40 restarts a cell", seeds=0)
-        return experiment(scale)
-
-    run.__doc__ = experiment.__doc__
-    return run
-
-
 PAPER = Paper(
     slug="gradient-noise",
     title="Adding Gradient Noise Improves Learning for Very Deep Networks",
@@ -184,29 +179,29 @@ PAPER = Paper(
             "A 20-layer fully connected network trains with plain gradient descent even from a poor initialisation",
             "zero initialisation, clip 10: best 11.4 % without, 94.5 % with noise; simple: 95.7 % / 97.0 %",
             "abstract; figures of table 1 from memory",
-            _guarded(poor_initialisation),
+            poor_initialisation,
         ),
         Claim(
             "good-initialisation",
             "A good initialisation needs no noise",
             "He, clip 10: average 91.7 % without and 91.7 % with noise",
             "table 1, from memory",
-            _guarded(good_initialisation),
+            good_initialisation,
         ),
-        Claim("training-loss", "Noise can lower the training loss", "stated without a figure", "abstract", _guarded(training_loss)),
+        Claim("training-loss", "Noise can lower the training loss", "stated without a figure", "abstract", training_loss),
         Claim(
             "annealed",
             "Annealed noise is better than noise of constant variance",
             "stated without a figure",
             "section 3",
-            _guarded(annealed_against_constant),
+            annealed_against_constant,
         ),
         Claim(
             "question-answering",
             "Noise cuts the error of question answering",
             "72 % relative error reduction over a carefully tuned baseline",
             "abstract",
-            _guarded(question_answering),
+            question_answering,
         ),
         Claim(
             "multiplication-restarts",
@@ -220,7 +215,7 @@ PAPER = Paper(
             "Noise rescues a network when its random walk brings the weights to criticality (Assay's own analysis)",
             "t* = [(1−γ)(2/n − s₀²)/(α²η)]^(1/(1−γ))",
             "own derivation",
-            _guarded(onset),
+            onset,
         ),
     ],
 )

@@ -21,7 +21,7 @@ from assay.bench.ensembles import ensemble_logits
 from assay.contracts import Batch, Claim, Class, Image, Measured, Method, Objective, Output, Paper, Scale, Signature
 from assay.measure import count_flops, parameter_count
 from assay.models.vision.inception import InceptionResNetV2, InceptionV4
-from assay.papers.experiment import Trained
+from assay.papers.experiment import Trained, without_paper_scale
 from assay.papers.vision_runs import OFFLINE_REASON, Entrant, Race, deviation, glyph_task, mean, values, verdict
 from assay.registry import resolve
 from assay.tasks.base import ArrayTask
@@ -81,10 +81,9 @@ def _learning_curves(scale: Scale, residual: bool) -> tuple[list[Trained], list[
     return [tried[best], *rest], [recorders[rate, seed] for seed in range(race.seeds)]
 
 
+@without_paper_scale(OFFLINE_REASON)
 def training_speed(scale: Scale) -> Measured:
     """Steps to a training loss, with residual sums and without."""
-    if scale == "paper":
-        return Measured({}, "not-run", OFFLINE_REASON)
     steps = {kind: [recorder.steps_to(TARGET_LOSS) for recorder in _learning_curves(scale, kind)[1]] for kind in (True, False)}
     ratios = [a / b for a, b in zip(steps[True], steps[False], strict=True)]
     measured = {
@@ -102,10 +101,9 @@ def training_speed(scale: Scale) -> Measured:
     return Measured(measured, *verdict(scale, max(ratios) < 0.8, reason), spread=spread, seeds=len(ratios))
 
 
+@without_paper_scale(OFFLINE_REASON)
 def thin_margin(scale: Scale) -> Measured:
     """Test accuracy at the end of the same runs."""
-    if scale == "paper":
-        return Measured({}, "not-run", OFFLINE_REASON)
     residual, plain = (values(_learning_curves(scale, kind)[0]) for kind in (True, False))
     difference = 100 * (mean(residual) - mean(plain))
     measured = {"residual accuracy": mean(residual), "plain accuracy": mean(plain), "difference in points": difference}
@@ -116,10 +114,9 @@ def thin_margin(scale: Scale) -> Measured:
     return Measured(measured, *outcome, spread={"residual": deviation(residual), "plain": deviation(plain)}, seeds=len(plain))
 
 
+@without_paper_scale(OFFLINE_REASON)
 def scaling_stabilises(scale: Scale) -> Measured:
     """The largest stable learning rate with damped and with plain residual sums, in 21 units; rates doubled until the network fails."""
-    if scale == "paper":
-        return Measured({}, "not-run", OFFLINE_REASON)
     laptop = scale == "laptop"
     seeds, damping = (3, (0.1, 0.3, 1.0)) if laptop else (1, (0.1, 1.0))
     largest, dead = {}, {}
@@ -178,10 +175,9 @@ def _zero_features(run: Trained, task: ArrayTask) -> float:
     return float((pooled == 0).all(0).float().mean())
 
 
+@without_paper_scale(OFFLINE_REASON)
 def ensemble(scale: Scale) -> Measured:
     """Three residual networks and one Inception-v4 together, on three held-out sets."""
-    if scale == "paper":
-        return Measured({}, "not-run", OFFLINE_REASON)
     laptop = scale == "laptop"
     task = resolve("task", "digits")() if laptop else glyph_task(64, 96, 16, seed=2)
     race = Race(30_000, 200, 32, (4e-3,), 1) if laptop else Race(5_000, 3, 8, (4e-3,), 1)
@@ -203,10 +199,9 @@ def _error(logits: Tensor, batch: Batch) -> float:
     return float((logits.argmax(1) != batch["target"]).float().mean())
 
 
+@without_paper_scale(OFFLINE_REASON)
 def crops(scale: Scale) -> Measured:
     """Ten and twelve crops against the centre crop, on the same test pictures."""
-    if scale == "paper":
-        return Measured({}, "not-run", OFFLINE_REASON)
     laptop = scale == "laptop"
     task = _crop_task(scale)
     race = Race(30_000, 200, 32, (4e-3,), 3) if laptop else Race(5_000, 3, 8, (4e-3,), 1)

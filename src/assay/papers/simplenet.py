@@ -18,7 +18,7 @@ from assay.models.vision.inception import InceptionV4
 from assay.models.vision.resnet import resnet18, resnet50
 from assay.models.vision.simplenet_variants import simplenetv1_5m_m1, simplenetv1_5m_m2
 from assay.models.vision.vgg import VGG16
-from assay.papers.experiment import Trained
+from assay.papers.experiment import Trained, without_paper_scale
 from assay.papers.vision_runs import OFFLINE_REASON, Entrant, Race, deviation, glyph_task, mean, values, verdict
 from assay.tasks.base import ArrayTask
 
@@ -89,10 +89,9 @@ def operations(scale: Scale) -> Measured:
     return Measured(measured, "holds" if holds else "fails", reason)
 
 
+@without_paper_scale(OFFLINE_REASON)
 def competitive(scale: Scale) -> Measured:
     """SimpleNet against a residual network, a network that pools early, and an MLP, at equal parameters."""
-    if scale == "paper":
-        return Measured({}, "not-run", OFFLINE_REASON)
     results = {name: _runs(scale, name) for name in ("simplenet", "residual", "vgg", "mlp")}
     accuracy = {f"{name} glyphs": mean(values(runs)) for name, runs in results.items()}
     seconds = {f"{name} seconds": mean([run.history.seconds for run in runs]) for name, runs in results.items()}
@@ -107,17 +106,15 @@ def competitive(scale: Scale) -> Measured:
     return Measured(accuracy | seconds, *verdict(scale, holds, reason), spread=spread, seeds=_race(scale).seeds)
 
 
+@without_paper_scale(OFFLINE_REASON)
 def late_pooling(scale: Scale) -> Measured:
     """Principle 4: pools after the table's groups against pools after the first three layers."""
-    if scale == "paper":
-        return Measured({}, "not-run", OFFLINE_REASON)
     return _comparison(scale, "early-pools", 0.005, "late at least half a point better in the mean; operations differ")
 
 
+@without_paper_scale(OFFLINE_REASON)
 def local_correlation(scale: Scale) -> Measured:
     """Principle 3: 3×3 kernels early against 1×1 kernels early, widened to equal parameters."""
-    if scale == "paper":
-        return Measured({}, "not-run", OFFLINE_REASON)
     return _comparison(scale, "early-1x1", 0.0, "3×3 better in the mean of the seeds")
 
 
@@ -138,10 +135,9 @@ def _comparison(scale: Scale, other: str, margin: float, predicate: str) -> Meas
     return Measured(measured, *verdict(scale, holds, f"predicate: {predicate}"), spread=spread, seeds=len(own))
 
 
+@without_paper_scale(OFFLINE_REASON)
 def dropout_everywhere(scale: Scale) -> Measured:
     """Dropout of 0.2 after every unit against none, on few pictures and for twenty epochs."""
-    if scale == "paper":
-        return Measured({}, "not-run", OFFLINE_REASON)
     laptop = scale == "laptop"
     task = glyph_task(1000, 2000, 16, seed=1) if laptop else glyph_task(64, 64, 16, seed=1)
     race = Race(20_000, 625, 32, (4e-3,), 3) if laptop else Race(3_000, 4, 16, (4e-3,), 1)

@@ -1,5 +1,5 @@
 """Training: one loop, and the methods that change how it goes."""
 
-from assay.training.fit import History, fit
+from assay.training.fit import History, fit, predictor
 
-__all__ = ["History", "fit"]
+__all__ = ["History", "fit", "predictor"]

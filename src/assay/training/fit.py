@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from assay.contracts import Batch, Gradients, Method, Objective, Output, Task, Update
+from assay.contracts import Batch, Gradients, Method, Objective, Output, Predictor, Task, Update
 from assay.measure import count_flops
 from assay.training.schedule import SCHEDULES
 
@@ -128,6 +128,12 @@ def fit(
         method.finish(model)
     model.eval()
     return history
+
+
+def predictor(model: nn.Module) -> Predictor:
+    """The model as a predictor that brings each batch to where the model is, so that evaluation works on any device."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return lambda batch: model({key: value.to(device) for key, value in batch.items()})
 
 
 class _Budget:

@@ -20,7 +20,14 @@ class _PrefixMixer(StreamingMixer):
     """Values, prefix attention over scores that a subclass computes, and the output projection."""
 
     def __init__(
-        self, width: int, heads: int | None, bias: bool, dropout: float, queries: int, decay: float, state_dtype: torch.dtype
+        self,
+        width: int,
+        heads: int | None = None,
+        bias: bool = True,
+        dropout: float = 0.0,
+        queries: int = 1,
+        decay: float = 0.0,
+        state_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.heads = check_heads(width, heads)
@@ -34,7 +41,12 @@ class _PrefixMixer(StreamingMixer):
             raise ValueError(f"state_dtype must be torch.float32 or torch.float64, got {state_dtype}")
         self.width, self.bias, self.dropout, self.queries, self.decay, self.state_dtype = width, bias, dropout, queries, decay, state_dtype
         self.value_projection = nn.Linear(width, width, bias)
-        self.output_projection: nn.Linear  # made by the subclass, last: edits find a mixer's last map by its place
+        self.make_score_parameters()
+        self.output_projection = nn.Linear(queries * width, width, bias)  # last: edits find a mixer's last map by its place
+
+    def make_score_parameters(self) -> None:
+        """Register what `scores` needs."""
+        raise NotImplementedError
 
     def scores(self, x: Tensor) -> Tensor:
         """Scores (batch, heads · queries, length) of inputs (batch, length, width)."""
@@ -113,21 +125,11 @@ class Aaren(_PrefixMixer):
         ValueError: heads do not divide the width, or another argument is out of its range.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int | None = None,
-        bias: bool = True,
-        dropout: float = 0.0,
-        queries: int = 1,
-        decay: float = 0.0,
-        state_dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(width, heads, bias, dropout, queries, decay, state_dtype)
-        self.query = nn.Parameter(0.02 * torch.randn(queries, width))
-        self.query_projection = nn.Linear(width, width, bias)
-        self.key_projection = nn.Linear(width, width, bias)
-        self.output_projection = nn.Linear(queries * width, width, bias)
+    def make_score_parameters(self) -> None:
+        """The learned queries and the projections of queries and keys."""
+        self.query = nn.Parameter(0.02 * torch.randn(self.queries, self.width))
+        self.query_projection = nn.Linear(self.width, self.width, self.bias)
+        self.key_projection = nn.Linear(self.width, self.width, self.bias)
 
     def scores(self, x: Tensor) -> Tensor:
         """``(W_kᵀ q) · x_t + b_k · q``, over √(width / heads)."""
@@ -159,19 +161,9 @@ class FoldedAaren(_PrefixMixer):
     The constant ``b_k · q`` is gone, for it cancels in the softmax. Arguments as `Aaren`'s.
     """
 
-    def __init__(
-        self,
-        width: int,
-        heads: int | None = None,
-        bias: bool = True,
-        dropout: float = 0.0,
-        queries: int = 1,
-        decay: float = 0.0,
-        state_dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(width, heads, bias, dropout, queries, decay, state_dtype)
-        self.score_weight = nn.Parameter(torch.randn(self.heads * queries, width) / width)
-        self.output_projection = nn.Linear(queries * width, width, bias)
+    def make_score_parameters(self) -> None:
+        """The map A."""
+        self.score_weight = nn.Parameter(torch.randn(self.heads * self.queries, self.width) / self.width)
 
     def scores(self, x: Tensor) -> Tensor:
         """``A x_t``."""
