@@ -139,7 +139,7 @@ def test_own_losses_of_a_model_are_added():
 
     model = WithPenalty()
     fit(model, linear_task(), steps=300, learning_rate=1e-4, batch_size=64, optimizer=sgd, schedule="constant", select="last")
-    assert float(model.map.bias) == pytest.approx(1, abs=1e-2)
+    assert model.map.bias.item() == pytest.approx(1, abs=1e-2)
 
 
 def test_curve_has_ten_validations_and_the_schedule_ends_at_zero():
@@ -197,3 +197,22 @@ def test_tensors_of_unequal_length_are_refused():
     split = {"table": torch.zeros(3, 1), "target": torch.zeros(2, 1)}
     with pytest.raises(ValueError, match="train"):
         ArrayTask("bad", Signature(Table(1), Values(1)), {"train": split})
+
+
+def test_among_equal_accuracies_the_lower_log_loss_is_kept():
+    x = torch.tensor([[1.0], [-1.0]] * 8)
+    split = {"table": x, "target": (x[:, 0] > 0).long()}
+    task = ArrayTask("sign", Signature(Table(1), Class(2)), {"train": split, "validation": split, "test": split})
+
+    class Slope(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.slope = nn.Parameter(torch.tensor(0.1))
+
+        def forward(self, batch):
+            return Output(torch.cat([-self.slope * batch["table"], self.slope * batch["table"]], 1))
+
+    # right from the first step on; every further step only makes it surer
+    history = fit(Slope(), task, steps=40, learning_rate=0.1, batch_size=16, schedule="constant")
+    assert {entry["validation_accuracy"] for entry in history.curve} == {1.0}
+    assert history.best_step == 40

@@ -10,7 +10,7 @@ from assay.errors import UserError
 
 _WORTH_TRYING: dict[type, tuple[str, ...]] = {
     Image: ("simplenet", "resnet", "attention", "lstm"),
-    Series: ("simplenet", "resnet", "lstm", "aaren", "attention"),
+    Series: ("simplenet", "resnet", "mlp", "lstm", "aaren", "attention"),
     Tokens: ("lstm", "aaren", "attention"),
     Events: ("lstm", "aaren", "attention"),
     Table: ("mlp",),

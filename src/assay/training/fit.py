@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -161,17 +161,22 @@ class _Budget:
 
 
 class _Keeper:
-    """Holds the weights of the best validation so far."""
+    """Holds the weights of the best validation so far.
+
+    On few validation examples many steps reach the same accuracy: among equals the lower log loss wins, then the later step.
+    """
 
     def __init__(self, select: str, direction: str) -> None:
         self.select = select
         self.sign = 1.0 if direction == "max" else -1.0
-        self.best = -math.inf
+        self.best = (-math.inf, -math.inf)
         self.weights: dict[str, Tensor] | None = None
 
-    def offer(self, model: Any, history: History, value: float) -> None:
-        if self.select == "last" or self.sign * value > self.best:
-            self.best = self.sign * value
+    def offer(self, model: Any, history: History, metric: str, metrics: Mapping[str, float]) -> None:
+        value = metrics[metric]
+        merit = (self.sign * value, -metrics.get("log_loss", 0.0))
+        if self.select == "last" or merit >= self.best:
+            self.best = merit
             history.best_step, history.best_validation = history.steps, value
             if self.select == "best":
                 self.weights = copy.deepcopy(model.module.state_dict())
@@ -226,7 +231,7 @@ def _record(history: History, loss: Tensor | None, model: Any, task: Task, fabri
     if not math.isfinite(value):
         history.status = "diverged"
         return False
-    keeper.offer(model, history, value)
+    keeper.offer(model, history, task.metric, evaluation.metrics)
     return True
 
 
