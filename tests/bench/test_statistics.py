@@ -162,3 +162,12 @@ def test_verdict_without_a_peer_or_without_any_run():
     assert verdict(Comparison({"net": table(0.9)}), "accuracy", "max").kind == "alone"
     assert verdict(Comparison({}), "accuracy", "max").kind == "nothing"
     assert verdict(Comparison({"a": table(0.9), "b": table(0.5, 3)}), "accuracy", "max").kind == "network"
+
+
+def test_an_accuracy_s_interval_stays_on_the_scale():
+    from assay.bench.statistics import Comparison
+
+    generator = np.random.default_rng(0)
+    scores = {"a": {seed: (generator.random(40) < (0.7, 1.0, 1.0)[seed]).astype(float) for seed in range(3)}}
+    low, high = Comparison(scores).interval("a")
+    assert 0 <= low < high <= 1

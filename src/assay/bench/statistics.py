@@ -63,10 +63,12 @@ class Comparison:
         return float(np.mean([values.mean() for values in self.scores[name].values()]))
 
     def interval(self, name: str) -> tuple[float, float]:
-        """The model's own 95 % interval over examples and seeds."""
+        """The model's own 95 % interval over examples and seeds, within the smallest and the largest score of any example."""
         values = self.scores[name]
         draws = self._over_seeds(self._means[name], np.array([v.mean() for v in values.values()]))
-        low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+        every = [scores for table in self.scores.values() for scores in table.values()]
+        ends = min(scores.min() for scores in every), max(scores.max() for scores in every)
+        low, high = np.clip(np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2]), *ends)  # stretched deviations could leave the scale
         return float(low), float(high)
 
     def paired(self, first: str, second: str) -> PairedInterval:
