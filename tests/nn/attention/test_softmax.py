@@ -15,10 +15,20 @@ from assay.testing import check_mixer
 
 VARIANTS = {
     "plain": SoftmaxAttention,
-    "rotary": partial(SoftmaxAttention, rotary=True),
+    "rotary": partial(SoftmaxAttention, positions="rotary"),
     "one head, no bias": partial(SoftmaxAttention, heads=1, bias=False),
     "not causal": partial(SoftmaxAttention, causal=False),
-    "not causal, rotary": partial(SoftmaxAttention, causal=False, rotary=True),
+    "not causal, rotary": partial(SoftmaxAttention, causal=False, positions="rotary"),
+    "penalty on distance": partial(SoftmaxAttention, positions="alibi"),
+    "learned bias of distance": partial(SoftmaxAttention, positions="relative"),
+    "not causal, learned bias": partial(SoftmaxAttention, causal=False, positions="relative"),
+    "grouped queries": partial(SoftmaxAttention, heads=4, key_value_heads=2),
+    "normalised queries and keys": partial(SoftmaxAttention, query_key_norm=True),
+    "inner width of its own": partial(SoftmaxAttention, heads=3, head_width=6),
+    "window": partial(SoftmaxAttention, window=5),
+    "window of one": partial(SoftmaxAttention, window=1),
+    "window, rotary, grouped": partial(SoftmaxAttention, window=7, positions="rotary", heads=4, key_value_heads=1),
+    "window, not causal": partial(SoftmaxAttention, window=7, causal=False),
 }
 
 
@@ -109,9 +119,54 @@ def test_rotary_scores_depend_on_the_distance_alone() -> None:
     assert torch.equal(rotate(q, torch.tensor([0])), q)
 
 
+def test_a_window_is_a_band_of_weights() -> None:
+    torch.manual_seed(0)
+    layer, x = SoftmaxAttention(8, 2, window=5).double(), torch.randn(2, 200, 8, dtype=torch.float64)
+    weights = layer.weights(x)
+    reached = torch.arange(200)[:, None] - torch.arange(200)[None]
+    assert torch.equal(weights[0, 0] > 0, (reached >= 0) & (reached < 5))
+    values = layer.projected(x, torch.arange(200)[None])[2]
+    torch.testing.assert_close(layer(x), layer.joined(weights @ values), atol=1e-12, rtol=0)
+
+
+def test_a_window_bounds_the_state() -> None:
+    layer = SoftmaxAttention(8, 2, window=32)
+    state, sizes = layer.initial_state(1), []
+    with torch.no_grad():
+        for _ in range(600):
+            _, state = layer.step(torch.randn(1, 8), state)
+            sizes.append(state_bytes(state))
+    assert max(sizes[300:]) == max(sizes[:300])  # however long the stream
+    assert max(sizes) <= 4 * 2 * 32 * 8 * 4  # keys and values, 32 entries of 8 numbers, and room to grow
+
+
+def test_grouped_queries_share_keys_and_values() -> None:
+    torch.manual_seed(0)
+    grouped, x = SoftmaxAttention(8, 4, key_value_heads=2).double(), torch.randn(2, 9, 8, dtype=torch.float64)
+    whole = SoftmaxAttention(8, 4).double()
+    whole.output_projection.load_state_dict(grouped.output_projection.state_dict())
+    rows = torch.cat([torch.arange(8), 8 + torch.tensor([0, 1, 0, 1, 2, 3, 2, 3]), 12 + torch.tensor([0, 1, 0, 1, 2, 3, 2, 3])])
+    whole.input_projection.weight.data, whole.input_projection.bias.data = (p.data[rows] for p in grouped.input_projection.parameters())
+    torch.testing.assert_close(grouped(x), whole(x), atol=1e-12, rtol=0)
+
+
+def test_alibi_lowers_scores_by_slope_times_distance() -> None:
+    torch.manual_seed(0)
+    layer, x = SoftmaxAttention(8, 2, positions="alibi").double(), torch.zeros(1, 6, 8, dtype=torch.float64)
+    expected = torch.tensor([-(2.0**-4) * (5 - j) for j in range(6)], dtype=torch.float64).softmax(0)  # equal inputs: the bias alone
+    torch.testing.assert_close(layer.weights(x)[0, 0, 5], expected, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"heads": 3}, "heads must divide"), ({"dropout": 1.0}, "dropout"), ({"heads": 8, "rotary": True}, "even head width")],
+    [
+        ({"heads": 3}, "heads must divide"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"heads": 8, "positions": "rotary"}, "even head width"),
+        ({"key_value_heads": 3}, "key_value_heads must divide"),
+        ({"window": 0}, "window"),
+        ({"positions": "absolute"}, "positions"),
+    ],
 )
 def test_bad_options_are_refused(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from assay.nn.attention.heads import check_heads
+from assay.nn.attention.heads import head_shape
 from assay.nn.mixer import StreamingMixer
 from assay.ops.prefix_attention import PrefixState, initial_prefix_state, prefix_attention
 
@@ -30,7 +30,7 @@ class _PrefixMixer(StreamingMixer):
         state_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.heads = check_heads(width, heads)
+        self.heads, _ = head_shape(width, heads)
         if queries < 1:
             raise ValueError(f"queries must be at least 1, got {queries}")
         if not 0 <= dropout < 1:
