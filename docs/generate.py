@@ -23,9 +23,9 @@ from typing import Any
 
 DOCS = Path(__file__).resolve().parent
 DATA = DOCS / "data"
-PART_KINDS = ("mixer", "part", "model", "estimator", "method", "compressor", "probe", "exporter", "task")
+PART_KINDS = ("mixer", "activation", "part", "model", "estimator", "method", "compressor", "probe", "exporter", "task")
 KIND_TITLES = {
-    "mixer": "Mixers", "part": "Parts", "model": "Networks", "estimator": "Classical baselines", "method": "Training methods",
+    "mixer": "Mixers", "activation": "Activations", "part": "Parts", "model": "Networks", "estimator": "Classical baselines", "method": "Training methods",
     "compressor": "Compressors", "probe": "Probes", "exporter": "Exporters", "task": "Built-in tasks",
 }  # fmt: skip
 BATCH, LENGTH, WIDTH, PARAMETERS = 4, 256, 64, 50_000
@@ -41,7 +41,12 @@ def on_pre_build(config: Any) -> None:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Fill the places that other pages leave for generated tables."""
-    places = {"<!-- table of rules -->": rules_table, "<!-- measured scaling -->": scaling_table, "<!-- reports -->": reports}
+    places = {
+        "<!-- table of rules -->": rules_table,
+        "<!-- measured scaling -->": scaling_table,
+        "<!-- reports -->": reports,
+        "<!-- ideas -->": ideas_table,
+    }
     for place, content in places.items():
         if place in markdown:
             markdown = markdown.replace(place, content())
@@ -195,6 +200,14 @@ def scaling_table() -> str:
     return "\n\n".join(f"**{part['title']}** ({part['basis']})\n\n" + _table(part["rows"]) for part in measured["parts"])
 
 
+def ideas_table() -> str:
+    """The catalogue of ideas, family by family."""
+    from assay.catalogue.ideas import ideas
+    from assay.catalogue.printing import markdown
+
+    return markdown(ideas())
+
+
 def reports() -> str:
     """The gallery: each report's picture and first sentence."""
     cards = []
@@ -259,14 +272,16 @@ def _measured_mixer(name: str) -> dict[str, Any]:
     torch.manual_seed(0)
     mixer = registry.resolve("mixer", name)(WIDTH)
     x = torch.randn(BATCH, LENGTH, WIDTH)
+    read = {"tokens": torch.randint(0, 100, (BATCH, LENGTH))} if "tokens" in getattr(mixer, "inputs", ()) else {}
     states = {}
     if getattr(mixer, "causal", False):
         with torch.no_grad():
             for position in (1, 16, LENGTH):
-                states[position] = state_bytes(mixer.scan(x[:1, :position], mixer.initial_state(1))[1])
-    times = _times(lambda: mixer(x), mixer)
+                chunk = {key: value[:1, :position] for key, value in read.items()}
+                states[position] = state_bytes(mixer.scan(x[:1, :position], mixer.initial_state(1), **chunk)[1])
+    times = _times(lambda: mixer(x, **read), mixer)
     size = f"{BATCH} sequences of {LENGTH} positions, width {WIDTH}"
-    return {"size": size, "parameters": parameter_count(mixer), "flops": count_flops(mixer, x), **times, "state_bytes": states}
+    return {"size": size, "parameters": parameter_count(mixer), "flops": count_flops(lambda: mixer(x, **read)), **times, "state_bytes": states}
 
 
 def _measured_model(name: str) -> dict[str, Any]:

@@ -215,3 +215,11 @@ def test_the_same_study_twice_has_the_same_quality(tmp_path, unmeasured):
         values.append([(row["run"], row["value"], row["validation"]) for row in study.rows])
     assert values[0] == values[1]
     assert all(math.isfinite(value) for _, value, _ in values[0])
+
+
+def test_built_in_data_are_meant_where_a_folder_bears_their_name(tmp_path, monkeypatch, unmeasured):
+    # as after `assay compare karate --output karate`
+    monkeypatch.chdir(tmp_path)
+    for resume in (False, True):
+        study = assay.compare("digits", models=["majority"], seeds=1, steps=1, output=tmp_path / "digits", resume=resume)
+    assert 'data = "digits"' in (study.folder / "study.toml").read_text()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from assay import tasks
+from assay import registry, tasks
 from assay.bench import files, results
 from assay.bench.budget import DEFAULT_STEPS, Budget
 from assay.bench.executors import Event, Executor, InProcess, Workers
@@ -205,8 +205,9 @@ def _open(data: Any, opening: dict[str, Any], known: Plan | None) -> tuple[str, 
     name = str(data) if data is not None else (known.data if known else "digits")
     if name.startswith("python:"):
         raise UserError("This study's task was made in Python: hand the same task to assay.compare to go on.")
-    if Path(name).exists():
+    if not registry.known("task", name) and Path(name).exists():  # a folder may bear the name of built-in data
         name = str(Path(name).resolve())
+    name = absolute(name)
     return name, opening, tasks.open(name, **opening)
 
 
