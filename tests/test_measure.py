@@ -100,6 +100,11 @@ def test_counting_works_inside_inference_mode_with_parameters_as_inputs():
         assert measure.count_flops(model, torch.zeros(1, 3)) > 0
 
 
+def test_a_triangular_solve_counts_half_a_square_of_multiply_adds_a_column():
+    matrix, columns = torch.eye(8), torch.ones(8, 3)
+    assert measure.count_flops(lambda: torch.linalg.solve_triangular(matrix, columns, upper=False)) == 8 * 8 * 3
+
+
 def test_parameters_and_bytes_count_shared_tensors_once():
     layer = nn.Linear(10, 10, bias=False)
     tied = nn.Sequential(layer, layer, nn.BatchNorm1d(10))

@@ -54,7 +54,7 @@ def compare(
     workers: Annotated[int, typer.Option(help="Processes on this machine.")] = 1,
     ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster.")] = None,
     rates: Annotated[str, typer.Option(help="Learning rates to try; one alone is used without a search.")] = "1e-3,3e-3,1e-2",
-    threads: Annotated[int | None, typer.Option(help="Of every run; by default the processors divided by the workers.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Of every run; by default processors / workers, one on a cluster.")] = None,
     output: Output = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted study in --output.")] = False,
 ) -> None:  # fmt: skip
@@ -220,31 +220,35 @@ def reproduce(
 
 @app.command()
 def catalog(
-    words: Annotated[list[str] | None, typer.Argument(help="Words that must occur.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only one kind: mixer, model, estimator, part, method, task, paper …")] = None,
-    data: Annotated[str | None, typer.Option("--for", help="Only models that fit this data.")] = None,
-    format: Annotated[str, typer.Option(help="text or json.")] = "text",
+    words: Annotated[list[str] | None, typer.Argument(metavar="[WORDS]", help="All must occur; an id shows its card.")] = None,
+    family: Annotated[str | None, typer.Option(help="Only ideas of this family, as in attention.")] = None,
+    pattern: Annotated[str | None, typer.Option(help="Only ideas with this pattern, as in weigh.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only proven, partial or far-out ideas.")] = None,
+    streams: Annotated[bool, typer.Option("--streams", help="Only ideas whose mixers read a stream.")] = False,
+    max_state: Annotated[str | None, typer.Option(help="Only ideas whose state grows no faster, as in O(1).")] = None,
+    data: Annotated[str | None, typer.Option("--for", help="Only what fits this data.")] = None,
+    kind: Annotated[str | None, typer.Option(help="List what is registered instead: mixer, model, task … or all.")] = None,
+    format: Annotated[str, typer.Option(help="text, json, markdown or graph.")] = "text",
 ) -> None:
-    """Find parts, models, methods, tasks and papers."""
-    from assay.catalogue.search import KINDS
-    from assay.catalogue.search import catalog as search
+    """Find the field's ideas and the parts that stand for them."""
+    from assay.catalogue import printing, search
+    from assay.catalogue.ideas import find
     from assay.errors import UserError
 
-    if kind is not None and kind not in KINDS:
-        raise UserError(f"--kind must be one of {', '.join(KINDS)}, not {kind!r}.")
-    if format not in ("text", "json"):
-        raise UserError(f"--format must be text or json, not {format!r}.")
+    if format not in printing.FORMATS:
+        raise UserError(f"--format must be one of {', '.join(printing.FORMATS)}, not {format!r}.")
     signature = None
     if data is not None:
         from assay import tasks
 
         signature = tasks.open(data).signature
-    found = search(" ".join(words or []), kind=kind, signature=signature)
-    if format == "json":
-        typer.echo(found.to_json(orient="records", indent=1))
+    wanted, filters = " ".join(words or []), {"family": family, "pattern": pattern, "status": status, "max_state": max_state}
+    if kind is None:
+        typer.echo(printing.show(find(wanted, signature=signature, streams=streams, **filters), wanted, format))
         return
-    for row in found.to_dict("records"):
-        typer.echo(f"{row['kind']:<10} {row['name']:<24} {row['summary']}")
+    if kind not in (*search.KINDS, "all"):
+        raise UserError(f"--kind must be one of {', '.join(search.KINDS)} or all, not {kind!r}.")
+    typer.echo(printing.registered(search.catalog(wanted, kind=kind, signature=signature, streams=streams, **filters), format))
 
 
 @app.command()

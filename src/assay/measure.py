@@ -154,6 +154,7 @@ def _operator_formulas() -> dict[Any, Any]:
         aten._scaled_dot_product_flash_attention_for_cpu: _Raw(_attention_flops),
         aten.mm: _Raw(_product_flops),
         aten.addmm: _Raw(lambda _bias, a, b, out_val=None, **_options: _product_flops(a, b)),
+        aten.linalg_solve_triangular: _Raw(lambda a, b, out_val=None, **_options: a.shape[-1] * b.numel()),
         aten.index_add: _Raw(lambda _into, _dim, _index, source, out_val=None, **_options: 2 * source.numel()),
         aten.index_add_: _Raw(lambda _into, _dim, _index, source, out_val=None, **_options: 2 * source.numel()),
         aten.scatter_add: _Raw(lambda _into, _dim, _index, source, out_val=None: 2 * source.numel()),

@@ -4,6 +4,7 @@ import pytest
 from small import QUICK, table_task
 
 import assay
+from assay.errors import UserError
 
 pytest.importorskip("ray")
 
@@ -21,6 +22,9 @@ def test_a_two_node_cluster_gives_the_quality_of_one_process(tmp_path, monkeypat
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         spread = assay.compare(table_task(), output=tmp_path / "spread", ray=cluster.address, **options)
+        with pytest.raises(UserError, match="asks for 2 processors and the cluster's largest node has 1"):
+            assay.compare(table_task(), output=tmp_path / "wide", ray=cluster.address, threads=2, **options)
+        assert not (tmp_path / "wide").exists()
         ray.init(address=cluster.address, log_to_driver=False)
         assert len({node["NodeID"] for node in ray.nodes() if node["Alive"]}) == 2
     finally:
@@ -32,3 +36,9 @@ def test_a_two_node_cluster_gives_the_quality_of_one_process(tmp_path, monkeypat
     for row in spread.rows:
         assert (spread.folder / "runs" / row["run"] / "scores.npz").is_file()
     assert (spread.folder / "leaderboard.csv").read_text().count("\n") == 3
+
+
+def test_a_cluster_that_does_not_answer_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"No Ray cluster answers at 127\.0\.0\.1:1 "):
+        assay.compare(table_task(), models=["majority"], output=tmp_path / "study", ray="127.0.0.1:1")
+    assert not (tmp_path / "study").exists()

@@ -181,3 +181,15 @@ def test_mlp_refuses_bad_options():
     for options in ({"depth": 0}, {"initialisation": "magic"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             MLP(Signature(Table(2), Class(2)), width=4, **options)
+
+
+def test_mlp_takes_any_activation_but_a_gated_one():
+    model = MLP(Signature(Table(3), Class(2)), width=8, activation="poly-relu")
+    first, activation = model.layers[0], model.layers[1]
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(activation(first(x)), sum(first(x).clamp(min=0) ** p for p in (1, 2, 3)) / 3)
+    assert activation is not model.layers[3]  # each layer has coefficients of its own
+    with pytest.raises(ValueError, match="'swiglu' is gated"):
+        MLP(Signature(Table(3), Class(2)), width=8, activation="swiglu")
+    with pytest.raises(UserError, match="no activation named"):
+        MLP(Signature(Table(3), Class(2)), width=8, activation="magic")

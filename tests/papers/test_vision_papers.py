@@ -2,6 +2,7 @@ import pytest
 
 from assay.papers import inception, simplenet
 from assay.papers.inception import LossRecorder
+from assay.papers.vision_runs import Entrant, Race, glyph_task, training_accuracy
 
 
 @pytest.mark.slow
@@ -27,3 +28,10 @@ def test_the_recorder_finds_the_first_step_of_a_smoothed_loss():
     # 2, 1.8, 1.62, 1.458
     assert recorder.steps_to(1.7) == 3
     assert recorder.steps_to(0.1) == 5
+
+
+def test_a_trained_network_knows_its_training_pictures_and_an_untrained_one_does_not():
+    task = glyph_task(64, 64, 16)
+    few, many = (Race(3_000, steps, 32, (8e-3,), 1).run(Entrant("mlp"), task, select="last") for steps in (1, 200))
+    assert training_accuracy(few, task) < 0.5
+    assert training_accuracy(many, task) > 0.9

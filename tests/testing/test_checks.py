@@ -143,6 +143,80 @@ def test_a_broken_mixer_is_found(mixer: type, rule: str, words: str) -> None:
         check_mixer(mixer)
 
 
+class SeenBefore(Good):
+    """Weighs a position by how often its token came before."""
+
+    inputs = ("tokens",)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        return self.linear.weight.new_zeros(batch_size, 16)
+
+    def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None, *, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        ones = nn.functional.one_hot(tokens, 16).to(x.dtype)
+        counts = state[:, None] + (ones if mask is None else ones * mask[..., None]).cumsum(1)
+        return self.linear(x) * (counts * ones).sum(-1, keepdim=True), (counts[:, -1] if x.shape[1] else state)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, tokens: Tensor) -> Tensor:
+        return self.scan(x, self.initial_state(len(x)), mask, tokens=tokens)[0]
+
+    def step(self, x_t: Tensor, state: Tensor, *, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        y, state = self.scan(x_t[:, None], state, tokens=tokens[:, None])
+        return y[:, 0], state
+
+
+class PeeksAtTokens(SeenBefore):
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, tokens: Tensor) -> Tensor:
+        return super().forward(x, mask, tokens=tokens) + tokens[:, -1:, None] if x.shape[1] else x
+
+
+class ReadsPaddedTokens(SeenBefore):
+    def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None, *, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        return super().scan(x, state, tokens=tokens)
+
+
+class Related(nn.Module):
+    """Sums over the positions that are related to each."""
+
+    causal = False
+    inputs = ("relation",)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, relation: Tensor) -> Tensor:
+        h = self.linear(x)
+        return (relation == 1).to(x.dtype) @ (h if mask is None else h * mask[..., None])
+
+
+class ReadsPaddedRelations(Related):
+    def forward(self, x: Tensor, mask: Tensor | None = None, *, relation: Tensor) -> Tensor:
+        return super().forward(x, mask, relation=relation) + relation.sum(-1, keepdim=True)
+
+
+class AsksForTheMoon(Good):
+    inputs = ("moon",)
+
+
+def test_mixers_that_read_more_than_x_keep_every_rule() -> None:
+    assert len(check_mixer(SeenBefore)) == 16
+    assert len(check_mixer(Related)) == 8
+
+
+@pytest.mark.parametrize(
+    ("mixer", "rule"),
+    [
+        (PeeksAtTokens, "does not peek (by changing later inputs)"),
+        (ReadsPaddedTokens, "a masked position leaves the state unchanged"),
+        (ReadsPaddedRelations, "does not read masked positions"),
+        (AsksForTheMoon, "is built from a width"),
+    ],
+)
+def test_tokens_and_relations_are_changed_with_x(mixer: type, rule: str) -> None:
+    # a gradient is blind to integers, so only changing them shows what is read
+    assert rule in broken(check(mixer))
+
+
 def test_a_users_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import torch\nclass MyMixer(torch.nn.Linear):\n  def __init__(self, width): super().__init__(width, width)\n"

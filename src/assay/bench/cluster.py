@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import shutil
 import tarfile
 import tempfile
@@ -14,7 +15,36 @@ from assay.bench.executors import Event
 from assay.bench.files import sync_folder, sync_tree, write_json
 from assay.bench.running import Job, failed, perform
 from assay.contracts import Task
-from assay.errors import require
+from assay.errors import UserError, require
+
+
+def check_cluster(address: str, threads: int) -> None:
+    """Refuse a cluster that does not answer, or none of whose nodes can hold a run: it would wait for ever.
+
+    Args:
+        address: as `ray.init` takes it.
+        threads: processors each run asks for.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        UserError: no cluster answers at the address, or its largest node has fewer processors than a run asks for.
+    """
+    ray: Any = require("ray", extra="cluster", purpose="Running a study on a cluster")
+    owned = not ray.is_initialized()
+    try:
+        if owned:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"No Ray cluster answers at {address} ({reason}): start one with `ray start --head`, or name its address."
+        ) from error
+    finally:
+        if owned:
+            ray.shutdown()
+    if largest < threads:
+        raise UserError(f"A run asks for {threads} processors and the cluster's largest node has {largest}: choose fewer with --threads.")
 
 
 class RayExecutor:
@@ -36,7 +66,7 @@ class RayExecutor:
         self.ray: Any = require("ray", extra="cluster", purpose="Running a study on a cluster")
         self.owned = not self.ray.is_initialized()
         if self.owned:
-            self.ray.init(address=address, log_to_driver=False)
+            self.ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         self.folder, self.task = folder, task
         self.reference = self.ray.put(task)
         self.remote = self.ray.remote(num_cpus=threads, max_retries=1)(_remote_job)

@@ -128,7 +128,7 @@ def compare(
         seeds: number of runs a configuration, or the seeds themselves.
         batch_size: examples a step.
         rates: learning rates to try; a single one is used without a search.
-        threads: of every run; by default this machine's processors divided by the workers.
+        threads: of every run; by default this machine's processors divided by the workers, and one on a cluster.
         workers: processes on this machine.
         ray: address of a Ray cluster to run on instead.
         output: the study's folder; by default a new one below ``assay-results``.
@@ -143,13 +143,18 @@ def compare(
         UserError: unusable data or options, or the folder is in use, or holds another study.
     """
     given = {"models": models, "methods": methods, "axis": axis or {}, "parameters": parameters, "seeds": seeds}
-    given |= {"batch_size": batch_size, "rates": rates, "budget": Budget.of(steps, seconds, flops), "threads": threads, "opening": opening}
+    given |= {"batch_size": batch_size, "rates": rates, "budget": Budget.of(steps, seconds, flops), "opening": opening}
     folder = _existing_folder(output, resume)
     known = _known_plan(folder) if folder is not None and resume else None
     name, opening, task = _open(data, opening, known)
     if name.startswith("python:") and workers > 1 and ray is None:
         raise UserError("A task made in Python runs in this process: leave workers away, or give a path or a built-in name.")
+    given["threads"] = threads or (1 if ray is not None and known is None else None)  # a cluster's nodes may be small
     plan = _plan(name, opening, task, given, known, workers)
+    if ray is not None:
+        from assay.bench.cluster import check_cluster
+
+        check_cluster(ray, plan.threads)
     folder = folder or _new_folder(task)
     folder.mkdir(parents=True, exist_ok=True)
     view = View(live, {c.key: c.label for c in plan.configurations()}, task.metric)

@@ -1,38 +1,58 @@
-"""`catalog`: every registered thing with its first sentence, searched by words, and kept to what fits a person's data."""
+"""`catalog`: the field's ideas, or every registered thing with its first sentence, searched by words and kept to what fits data."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from assay import registry
+from assay.catalogue.ideas import find
 from assay.contracts import Signature
-from assay.errors import MissingExtra
+from assay.errors import MissingExtra, UserError
 
-KINDS = ("mixer", "model", "estimator", "part", "method", "compressor", "probe", "exporter", "task", "paper")
+KINDS = ("mixer", "activation", "model", "estimator", "part", "method", "compressor", "probe", "exporter", "task", "paper")
 
 
-def catalog(words: str = "", *, kind: str | None = None, signature: Signature | None = None) -> pd.DataFrame:
-    """Find parts, models, methods, tasks and papers by words in their name or description.
+def catalog(words: str = "", *, kind: str | None = None, signature: Signature | None = None, **filters: Any) -> pd.DataFrame:
+    """Find ideas by words; or, with ``kind``, what is registered of that kind.
 
     Args:
         words: all must occur (in any order, any case); empty lists everything.
-        kind: only this kind.
-        signature: only models that accept it.
+        kind: a kind of registered thing (`KINDS`), or ``all`` of them; by default ideas are searched.
+        signature: only what accepts it.
+        filters: of ideas: family, pattern, status, streams, max_state; see `assay.catalogue.ideas.find`.
 
     Returns:
-        Columns kind, name, summary (first sentence of the docstring), source (the citation in it, if any), where (module:attribute).
+        Of ideas: columns id, name, family, status, summary, parts. Of registered things: kind, name, summary (first sentence of the
+        docstring), source (the citation in it, if any), where (module:attribute).
+
+    Raises:
+        UserError: an unknown value of a filter, or a filter of ideas together with ``kind``.
     """
+    if kind is None:
+        rows = [
+            {name: getattr(idea, name) for name in ("id", "name", "family", "status", "summary")} | {"parts": ", ".join(idea.parts)}
+            for idea in find(words, signature=signature, **filters)
+        ]
+        return pd.DataFrame(rows, columns=["id", "name", "family", "status", "summary", "parts"])
+    if any(filters.values()):
+        raise UserError(f"{', '.join(filters)} are filters of ideas: leave out --kind, or them.")
+    return _registered(words, KINDS if kind == "all" else (kind,), signature)
+
+
+def _registered(words: str, kinds: Sequence[str], signature: Signature | None) -> pd.DataFrame:
     wanted = words.lower().split()
     rows = []
-    for each in [kind] if kind else KINDS:
+    for each in kinds:
         for name in registry.names(each):
             row = _entry(each, name)
             text = f"{each} {name} {row['summary']} {row['source']}".lower()
-            if all(word in text for word in wanted) and _fits(each, name, signature):
+            if all(word in text for word in wanted) and fits(each, name, signature):
                 rows.append(row)
     return pd.DataFrame(rows, columns=["kind", "name", "summary", "source", "where"])
 
@@ -66,7 +86,8 @@ def _citation(document: str, where: str) -> str:
     return ""
 
 
-def _fits(kind: str, name: str, signature: Signature | None) -> bool:
+def fits(kind: str, name: str, signature: Signature | None) -> bool:
+    """Whether a registered mixer, model or estimator accepts a signature; other kinds accept none."""
     if signature is None:
         return True
     if kind not in ("mixer", "model", "estimator"):

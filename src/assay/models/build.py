@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,17 @@ TOLERANCE = 0.02
 
 
 def family(name: str) -> Family:
-    """The family behind a name: a registered model, any mixer (inside the sequence model), or ``file.py:Class``.
+    """The family behind a name: a registered model, any mixer (inside the sequence model), ``file.py:Class``, or a pattern of mixers.
+
+    ``base-conv*3~attention`` is three blocks of the one and one of the other, repeated; every element is a registered mixer or a file's.
 
     Raises:
-        UserError: nothing has that name, or a user's class is neither a family nor a module.
+        UserError: nothing has that name, or a user's class is neither a family nor a module; an element of a pattern is no mixer.
     """
     from assay.models.sequence import SequenceFamily
 
+    if is_pattern(name):
+        return SequenceFamily(*(mixer for element in pattern_elements(name) for mixer in _repeated(element)))
     if registry.is_file_reference(name):
         found = registry.load_file_attribute(name)
         if isinstance(found, type) and issubclass(found, nn.Module):
@@ -39,6 +44,27 @@ def family(name: str) -> Family:
     if registry.known("model", name):
         return registry.resolve("model", name)()
     raise UserError(f"There is no model or mixer named {name!r}: `assay catalog` lists them; or name your own as file.py:Class.")
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name is a pattern of mixers: elements joined by ``~``, or one with a number of repeats."""
+    return len(pattern_elements(name)) > 1 or "*" in name
+
+
+def pattern_elements(name: str) -> list[str]:
+    """The elements of a pattern with their repeats: ``["base-conv*3", "attention"]``; a ``~`` that begins one is a home folder."""
+    return re.split(r"(?<=[^~])~", name)
+
+
+def _repeated(element: str) -> list[Any]:
+    mixer, star, times = element.partition("*")
+    if star and not (times.isdecimal() and int(times) > 0):
+        raise UserError(f"{element!r} in a pattern of mixers must be a name, or a name and a number of repeats as in base-conv*3.")
+    found = family(mixer)
+    pattern = getattr(found, "pattern", None)
+    if pattern is None:
+        raise UserError(f"{mixer} is a whole model: a pattern is made of mixers.")
+    return [*pattern] * (int(times) if star else 1)
 
 
 def build(name: str, signature: Signature, parameters: int = 200_000, **options: Any) -> nn.Module:

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from assay.contracts import Batch, Class, Image, Output, Series, Signature, Table, Values
+from assay.nn.channel.activation import activation as make_activation
 
 INITIALISATIONS = ("he", "simple", "sussillo-abbott", "zero", "default")
 
 
 class MLP(nn.Module):
-    """Flatten, then ``depth`` layers ``x ← relu(W x + b)`` of ``width`` units, then a linear head.
+    """Flatten, then ``depth`` layers ``x ← f(W x + b)`` of ``width`` units, then a linear head.
 
     Initialisations of the weights (biases start at 0, but for ``default``): ``he`` N(0, 2/fan_in); ``simple`` N(0, 0.1²);
     ``sussillo-abbott`` g·N(0, 1/fan_in), g = √2·exp(1.2/(max(n, 6) − 2.4)) and g = 1 at the head (Sussillo & Abbott, Random Walk
@@ -27,12 +28,22 @@ class MLP(nn.Module):
         depth: number of hidden layers.
         dropout: after every hidden layer.
         initialisation: one of the five above.
+        activation: f, by name; one that gates halves its input and has no place here.
 
     Raises:
-        ValueError: depth < 1, or an unknown initialisation.
+        ValueError: depth < 1, an unknown initialisation, or a gated activation.
+        UserError: no activation has that name.
     """
 
-    def __init__(self, signature: Signature, width: int, depth: int = 2, dropout: float = 0.0, initialisation: str = "he") -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        width: int,
+        depth: int = 2,
+        dropout: float = 0.0,
+        initialisation: str = "he",
+        activation: str = "relu",
+    ) -> None:
         super().__init__()
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
@@ -42,7 +53,9 @@ class MLP(nn.Module):
         sizes = [input_size(signature), *[width] * depth]
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(sizes):
-            layers += [nn.Linear(fan_in, fan_out), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+            layers += [nn.Linear(fan_in, fan_out), make_activation(activation), *([nn.Dropout(dropout)] if dropout else [])]
+        if any(getattr(layer, "gated", False) for layer in layers):
+            raise ValueError(f"activation {activation!r} is gated: it would halve the layers of an MLP")
         self.layers = nn.Sequential(*layers, nn.Linear(width, signature.output.size * (signature.horizon or 1)))
         initialise(self.layers, initialisation)
 

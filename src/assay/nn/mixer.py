@@ -26,11 +26,11 @@ class StreamingMixer(nn.Module):
         """Mix a chunk, continuing from ``state``; a masked position leaves the state unchanged."""
         raise NotImplementedError(f"{type(self).__name__} must define scan(x, state, mask)")
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix the whole sequence."""
-        return self.scan(x, self.initial_state(x.shape[0]), mask)[0]
+    def forward(self, x: Tensor, mask: Tensor | None = None, **inputs: Tensor) -> Tensor:
+        """Mix the whole sequence; ``inputs`` are what the mixer names in its attribute of that name."""
+        return self.scan(x, self.initial_state(x.shape[0]), mask, **inputs)[0]
 
-    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+    def step(self, x_t: Tensor, state: State, **inputs: Tensor) -> tuple[Tensor, State]:
         """Mix one position (batch, width)."""
-        y, state = self.scan(x_t[:, None], state)
+        y, state = self.scan(x_t[:, None], state, **{name: value[:, None] for name, value in inputs.items()})
         return y[:, 0], state

@@ -208,7 +208,7 @@ def _parameters(scale: Scale) -> Measured:
 
 
 def _recall(scale: Scale) -> Measured:
-    """Two layers of either mixer on multi-query associative recall, 8 pairs."""
+    """Two layers of either mixer on multi-query associative recall, 4 pairs in 32 positions."""
     task = multi_query_recall(train=256, test=64) if scale == "smoke" else multi_query_recall()
     steps = 2 if scale == "smoke" else 800
     settings: Any = {"steps": steps, "learning_rate": 3e-3, "seed": 0, "parameters": 60_000, "batch_size": 64}
@@ -216,7 +216,7 @@ def _recall(scale: Scale) -> Measured:
     if scale == "smoke":
         return Measured(values, "undecided", "two steps show that it runs, nothing more")
     holds = values["attention"] >= 0.95 and values["aaren"] <= 0.5
-    reason = f"60,000 parameters, {steps} steps; required: attention ≥ 0.95, Aaren ≤ 0.5 (chance among an example's values is about 0.125)"
+    reason = f"60,000 parameters, {steps} steps; required: attention ≥ 0.95, Aaren ≤ 0.5 (guessing among an example's values gives 0.25)"
     return Measured(values, "holds" if holds else "fails", reason)
 
 

@@ -1,8 +1,9 @@
 """Claims of: Adding Gradient Noise Improves Learning for Very Deep Networks.
 
 Laptop scale: a 20-layer, 50-unit ReLU network on scikit-learn's 8×8 digits, SGD 0.1, gradients clipped at norm 10; a memory network
-on generated two-fact questions, trained in two stages (a linear start): trained in one it hardly learns, error 0.59. Thresholds are
-the ones set before any run.
+on generated two-fact questions, trained in two stages (a linear start) by plain SGD, as published. With Adam the noise does harm (0.025
+without, 0.035 with η = 0.01, 0.319 with η = 0.3, means of three seeds): Adam divides it by the root mean square of gradients that are
+much smaller than it. Thresholds are the ones set before any run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from assay.training.methods.gradient_noise import GradientNoise, annealed_varian
 
 OFFLINE_REASON = "the published setting needs full MNIST and about 40 restarts a cell"
 LEARNING_RATE = 0.1
-SIZES = {"smoke": {"depth": 6, "steps": 60, "seeds": 1}, "laptop": {"depth": 20, "steps": 5000, "seeds": 4}}
+STORIES = 32
+"""Stories a batch. Memory networks sum the loss over it, here it is the mean: learning rate, clipping and noise are scaled to match."""
+SIZES = {"smoke": {"depth": 6, "steps": 60, "seeds": 1}, "laptop": {"depth": 20, "steps": 3500, "seeds": 3}}
 
 
 def sgd(parameters, rate: float) -> torch.optim.Optimizer:
@@ -139,27 +142,33 @@ def onset(scale: Scale) -> Measured:
     return Measured(values, verdict, reason, seeds=SIZES[scale]["seeds"])
 
 
-def _answering_error(eta: float, seed: int, count: int, steps: int) -> float:
-    """Test error of a memory network trained in two stages, as published: without softmax first ("linear start"), then with it."""
+def _answering_errors(eta: float, seed: int, count: int, steps: int) -> tuple[float, float]:
+    """Validation and test error of a memory network trained in two stages: without softmax first ("linear start"), then with it."""
     task = resolve("task", "questions")(facts=2, count=count)
-    methods: list[Method] = [GradientNoise(eta, seed=seed), Clipping(40.0)]
-    common = {"seed": seed, "methods": methods}
-    first = trained("memory-network", task, parameters=5_000, steps=2 * steps, learning_rate=2e-2, options={"linear": True}, **common)
+    methods: list[Method] = [GradientNoise(eta / STORIES**2, seed=seed), Clipping(40.0 / STORIES)]
+    common = {"seed": seed, "methods": methods, "optimizer": sgd, "batch_size": STORIES}
+    start = {"parameters": 5_000, "options": {"linear": True}}
+    first = trained("memory-network", task, steps=2 * steps, learning_rate=0.005 * STORIES, **start, **common)
     first.model.get_submodule("memory").linear = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
-    return 1 - trained(first.model, task, steps=steps, learning_rate=5e-3, **common).value
+    second = trained(first.model, task, steps=3 * steps, learning_rate=0.01 * STORIES, **common)
+    return 1 - second.history.best_validation, 1 - second.value
 
 
 @without_paper_scale(OFFLINE_REASON, seeds=0)
 def question_answering(scale: Scale) -> Measured:
     """A memory network of three hops on generated two-fact questions, for two η of the paper's grid and none."""
-    count, steps, seeds = (200, 15, 1) if scale == "smoke" else (6000, 700, 3)
-    errors = {eta: np.array([_answering_error(eta, seed, count, steps) for seed in range(seeds)]) for eta in (0.0, 0.01, 0.3)}
-    best = min((0.01, 0.3), key=lambda eta: errors[eta].mean())
-    reduction = 1 - float(errors[best].mean() / max(errors[0.0].mean(), 1e-9))
-    values = {f"error, η {eta:g}": float(error.mean()) for eta, error in errors.items()} | {"relative reduction": reduction}
-    reason = f"the mean error with the better η ({best:g}) must not exceed that without; the published cut of 72 % is not expected here"
-    spread = {f"error, η {eta:g}": float(error.std()) for eta, error in errors.items()}
-    return Measured(values, "holds" if errors[best].mean() <= errors[0.0].mean() else "fails", reason, spread, seeds=seeds)
+    count, steps, seeds = (200, 10, 1) if scale == "smoke" else (6000, 500, 5)
+    errors = {eta: np.array([_answering_errors(eta, seed, count, steps) for seed in range(seeds)]).T for eta in (0.0, 0.01, 0.3)}
+    best = min((0.01, 0.3), key=lambda eta: errors[eta][0].mean())
+    tests = {eta: test for eta, (_, test) in errors.items()}
+    reduction = 1 - float(tests[best].mean() / max(tests[0.0].mean(), 1e-9))
+    values = {f"error, η {eta:g}": float(error.mean()) for eta, error in tests.items()} | {"relative reduction": reduction}
+    reason = (
+        f"the mean test error with the η that is better on validation ({best:g}) must not exceed that without; the published cut of 72 % "
+        "is of another network, not expected here"
+    )
+    spread = {f"error, η {eta:g}": float(error.std()) for eta, error in tests.items()}
+    return Measured(values, "holds" if tests[best].mean() <= tests[0.0].mean() else "fails", reason, spread, seeds=seeds)
 
 
 def restarts(scale: Scale) -> Measured:
@@ -199,8 +208,8 @@ PAPER = Paper(
         Claim(
             "question-answering",
             "Noise cuts the error of question answering",
-            "72 % relative error reduction over a carefully tuned baseline",
-            "abstract",
+            "72 % relative error reduction over a carefully tuned baseline (a neural programmer); memory network in two stages 5.9 → 5.7 %",
+            "abstract; memory network from memory",
             question_answering,
         ),
         Claim(

@@ -1,9 +1,13 @@
 """Claims of "Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning".
 
-Laptop scale: networks of 30,000 to 60,000 parameters with the small stem. Speed, margin and ensemble are measured on scikit-learn's
-digits (a first run on rendered characters left the networks near chance: accuracy 0.24 with residual sums and 0.11 without after 150
-steps, 0.17 in the mean of the ensemble's members after 200); the other claims on rendered characters of 16×16 pixels. All thresholds
-were fixed before any run. The figures of the paper are for ImageNet and 20 replicas, so only the direction of an effect can be seen.
+Laptop scale: networks of 60,000 to 300,000 parameters with the small stem and the depths that the families give small pictures (a quarter
+of the published ones). Speed, margin and ensemble are measured on scikit-learn's digits, crops and scaling on legible rendered characters.
+All thresholds were fixed before any run. The figures of the paper are for ImageNet and 20 replicas, so only the direction of an effect can
+be seen.
+
+Speed and margin need a plain network that trains. At 60,000 parameters and three quarters of the published depths it does not: some
+layers have one channel, and at initialisation the gradient relative to the weights is 6850 times larger in the first layers than in the
+last (75 times in the plain network used here, 106 times in its residual opponent); its accuracy after 300 steps was 0.41.
 """
 
 from __future__ import annotations
@@ -22,16 +26,17 @@ from assay.contracts import Batch, Claim, Class, Image, Measured, Method, Object
 from assay.measure import count_flops, parameter_count
 from assay.models.vision.inception import InceptionResNetV2, InceptionV4
 from assay.papers.experiment import Trained, without_paper_scale
-from assay.papers.vision_runs import OFFLINE_REASON, Entrant, Race, deviation, glyph_task, mean, values, verdict
+from assay.papers.vision_runs import OFFLINE_REASON, Entrant, Race, deviation, glyph_task, mean, training_accuracy, values, verdict
 from assay.registry import resolve
 from assay.tasks.base import ArrayTask
 
-DEPTHS: Mapping[str, list[int]] = {"laptop": [3, 6, 3], "smoke": [1, 1, 1]}
+DEPTHS: Mapping[str, list[int]] = {"laptop": [1, 2, 1], "smoke": [1, 1, 1]}
 DEEP: Mapping[str, list[int]] = {"laptop": [7, 7, 7], "smoke": [1, 1, 1]}
 TARGET_LOSS = 1.0
 SMOOTHING = 0.9
 FIRST_RATE = 0.05
 DOUBLINGS = 7
+STABLE_STEPS = 40
 MIRRORED = "AHIMOTUVWX"  # characters that are themselves in a mirror, so that flipping is fair
 
 
@@ -63,15 +68,19 @@ class LossRecorder(Method):
 
 
 @cache
+def _curve_task(scale: Scale) -> ArrayTask:
+    return resolve("task", "digits")() if scale == "laptop" else glyph_task(64, 64, 16)
+
+
+@cache
 def _learning_curves(scale: Scale, residual: bool) -> tuple[list[Trained], list[LossRecorder]]:
     """Inception-ResNet-v1, or Inception-v4 of the same depths, at equal parameters, each with its own best rate of three.
 
-    The residual network with its sums left out is no fair opponent: its units end in a convolution without normalisation, and twelve
-    of them in a row do not train at all (0.17 on the digits).
+    The opponent is the paper's own, not the residual network without its sums: its narrow branches are made to be added to something.
     """
     laptop = scale == "laptop"
-    race = Race(60_000, 300, 32, (1e-3, 4e-3, 1.6e-2), 3) if laptop else Race(5_000, 3, 8, (4e-3,), 1)
-    task = resolve("task", "digits")() if laptop else glyph_task(64, 64, 16)
+    race = Race(300_000, 400, 32, (1e-3, 4e-3, 1.6e-2), 3) if laptop else Race(5_000, 3, 8, (4e-3,), 1)
+    task = _curve_task(scale)
     entrant = Entrant("inception-resnet-v1" if residual else "inception-v4", {"depths": DEPTHS[scale]})
     recorders = {(rate, seed): LossRecorder() for rate in race.rates for seed in range(race.seeds)}
     tried = [race.once(entrant, task, rate, 0, methods=[recorders[rate, 0]]) for rate in race.rates]
@@ -107,6 +116,8 @@ def thin_margin(scale: Scale) -> Measured:
     residual, plain = (values(_learning_curves(scale, kind)[0]) for kind in (True, False))
     difference = 100 * (mean(residual) - mean(plain))
     measured = {"residual accuracy": mean(residual), "plain accuracy": mean(plain), "difference in points": difference}
+    for kind, name in ((True, "residual"), (False, "plain")):
+        measured[f"{name} train accuracy"] = training_accuracy(_learning_curves(scale, kind)[0], _curve_task(scale))
     reason = "predicate: within 2 points either way; beyond 5 it fails, between it is undecided"
     outcome = verdict(scale, abs(difference) <= 2, reason)
     if scale == "laptop" and 2 < abs(difference) <= 5:
@@ -131,9 +142,8 @@ def scaling_stabilises(scale: Scale) -> Measured:
     top = FIRST_RATE * 2 ** (DOUBLINGS if laptop else 1)
     reason = (
         f"predicate: ratio at least 4 for every seed; found {[round(ratio, 2) for ratio in ratios]}; rates from {FIRST_RATE} to {top:g}, "
-        "SGD with momentum 0.9, 20 steps; stable: last losses finite and at most 0.5 above the first (or chance), fewer than 99 % of the "
-        "pooled features zero; "
-        "rate 0 means that not even the first was stable"
+        f"SGD with momentum 0.9, {STABLE_STEPS} steps; stable: the last ten losses finite and in the mean at most 0.5 above the first (or "
+        "chance), fewer than 99 % of the pooled features zero in training; rate 0 means that not even the first was stable"
     )
     spread = {f"s = {factor}": deviation(rates) for factor, rates in largest.items()}
     return Measured(measured, *verdict(scale, min(ratios) >= 4, reason), spread=spread, seeds=seeds)
@@ -143,7 +153,8 @@ def _largest_stable_rate(scale: Scale, factor: float, seed: int) -> tuple[float,
     """The last rate before the first failure, and the share of features that are zero on all pictures at that failure."""
     laptop = scale == "laptop"
     task = glyph_task(6000, 1000, 16) if laptop else glyph_task(64, 64, 16)
-    steps, parameters = (20, 60_000) if laptop else (3, 5_000)
+    # in fewer steps the spike at the start of every run, which passes, was taken for a failure
+    steps, parameters = (STABLE_STEPS, 60_000) if laptop else (3, 5_000)
     entrant = Entrant("inception-resnet-v1", {"depths": DEEP[scale], "residual_scale": [factor] * 3})
     stable, share = 0.0, 0.0
     for doubling in range(DOUBLINGS + 1 if laptop else 2):
@@ -153,7 +164,7 @@ def _largest_stable_rate(scale: Scale, factor: float, seed: int) -> tuple[float,
         run = race.once(
             entrant, task, rate, seed, methods=[recorder], optimizer=_momentum, schedule="constant", select="last", validate_every=steps
         )
-        final = mean(recorder.losses[-5:])
+        final = mean(recorder.losses[-10:])
         risen = final > max(recorder.losses[0], math.log(task.signature.output.size)) + 0.5
         share = _zero_features(run, task)
         if not math.isfinite(final) or risen or share >= 0.99:
@@ -167,9 +178,12 @@ def _momentum(parameters: Any, rate: float) -> torch.optim.Optimizer:
 
 
 def _zero_features(run: Trained, task: ArrayTask) -> float:
-    """Share of the pooled features that are zero for every picture of a batch."""
+    """Share of the pooled features that are zero for every picture of a batch, normalised as in training.
+
+    The running statistics lag behind at such rates: normalised with them, a network may seem dead that is not, and the reverse.
+    """
     network: Any = run.model
-    network = network.network
+    network = network.network.train()
     with torch.no_grad():
         pooled = network.features(network.stem(next(task.batches("test", 64))["image"])).mean((2, 3))
     return float((pooled == 0).all(0).float().mean())
@@ -180,7 +194,7 @@ def ensemble(scale: Scale) -> Measured:
     """Three residual networks and one Inception-v4 together, on three held-out sets."""
     laptop = scale == "laptop"
     task = resolve("task", "digits")() if laptop else glyph_task(64, 96, 16, seed=2)
-    race = Race(30_000, 200, 32, (4e-3,), 1) if laptop else Race(5_000, 3, 8, (4e-3,), 1)
+    race = Race(300_000, 300, 32, (4e-3,), 1) if laptop else Race(5_000, 3, 8, (4e-3,), 1)
     options = {} if laptop else {"depths": [1, 1, 1]}
     members = [race.once(Entrant("inception-resnet-v2", options), task, race.rates[0], seed).model for seed in range(3)]
     members.append(race.once(Entrant("inception-v4", options), task, race.rates[0], 3).model)
@@ -204,7 +218,7 @@ def crops(scale: Scale) -> Measured:
     """Ten and twelve crops against the centre crop, on the same test pictures."""
     laptop = scale == "laptop"
     task = _crop_task(scale)
-    race = Race(30_000, 200, 32, (4e-3,), 3) if laptop else Race(5_000, 3, 8, (4e-3,), 1)
+    race = Race(100_000, 300, 32, (4e-3,), 3) if laptop else Race(5_000, 3, 8, (4e-3,), 1)
     entrant = Entrant("inception-resnet-v2", {} if laptop else {"depths": [1, 1, 1]})
     errors: dict[int, list[float]] = {1: [], 10: [], 12: []}
     for seed in range(race.seeds):

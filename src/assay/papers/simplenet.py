@@ -1,11 +1,13 @@
 """Claims of "Lets keep it simple": plain networks against deeper ones, and the design principles behind them.
 
-Laptop scale: rendered digits of 32×32 (8000 training pictures), the slim network at a quarter of its width (20,000 parameters), 400 steps
-of 32, two learning rates tried at seed 0, 3 seeds. All thresholds were fixed before any run.
+Laptop scale: legible rendered digits of 16×16 (8000 training pictures), the slim network at a quarter of its width (20,000 parameters),
+600 steps of 32, for every entrant the same two learning rates, tried at seed 0 and chosen on validation, 3 seeds. All thresholds were fixed
+before any run. Train accuracies stand beside the results, so that a network that learned nothing is seen.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -19,7 +21,7 @@ from assay.models.vision.resnet import resnet18, resnet50
 from assay.models.vision.simplenet_variants import simplenetv1_5m_m1, simplenetv1_5m_m2
 from assay.models.vision.vgg import VGG16
 from assay.papers.experiment import Trained, without_paper_scale
-from assay.papers.vision_runs import OFFLINE_REASON, Entrant, Race, deviation, glyph_task, mean, values, verdict
+from assay.papers.vision_runs import OFFLINE_REASON, Entrant, Race, deviation, glyph_task, mean, training_accuracy, values, verdict
 from assay.tasks.base import ArrayTask
 
 # the slim network's thirteen layers; only where the pools stand, or which kernels come early, differs
@@ -35,15 +37,15 @@ ENTRANTS = {
     "early-pools": Entrant("simplenet", {"stages": EARLY_POOLS}),
     "early-1x1": Entrant("simplenet", {"stages": EARLY_POINTWISE}),
 }
-RATES = (2e-3, 8e-3)
+RATES = (4e-3, 1.2e-2)
 
 
 def _race(scale: Scale) -> Race:
-    return Race(20_000, 400, 32, RATES, 3) if scale == "laptop" else Race(3_000, 4, 16, RATES[:1], 1)
+    return Race(20_000, 600, 32, RATES, 3) if scale == "laptop" else Race(3_000, 4, 16, RATES[:1], 1)
 
 
 def _task(scale: Scale) -> ArrayTask:
-    return glyph_task(8000, 2000, 32) if scale == "laptop" else glyph_task(128, 64, 16)
+    return glyph_task(8000, 2000, 16) if scale == "laptop" else glyph_task(128, 64, 16)
 
 
 @cache
@@ -94,8 +96,10 @@ def competitive(scale: Scale) -> Measured:
     """SimpleNet against a residual network, a network that pools early, and an MLP, at equal parameters."""
     results = {name: _runs(scale, name) for name in ("simplenet", "residual", "vgg", "mlp")}
     accuracy = {f"{name} glyphs": mean(values(runs)) for name, runs in results.items()}
+    trained = {f"{name} train glyphs": training_accuracy(runs, _task(scale)) for name, runs in results.items()}
     seconds = {f"{name} seconds": mean([run.history.seconds for run in runs]) for name, runs in results.items()}
-    digits = {name: values(_race(scale).run(ENTRANTS[name], _digits(scale))) for name in ("simplenet", "residual", "mlp")}
+    short = replace(_race(scale), steps=_race(scale).steps // 2)
+    digits = {name: values(short.run(ENTRANTS[name], _digits(scale))) for name in ("simplenet", "residual", "mlp")}
     accuracy |= {f"{name} digits": mean(found) for name, found in digits.items()}
     holds = (
         accuracy["simplenet glyphs"] >= accuracy["residual glyphs"] - 0.01 and accuracy["simplenet glyphs"] >= accuracy["mlp glyphs"] + 0.03
@@ -103,7 +107,7 @@ def competitive(scale: Scale) -> Measured:
     reason = "predicate on glyphs: at least the residual network − 1 point and at least the MLP + 3 points; digits (16×16) beside them"
     spread = {f"{name} glyphs": deviation(values(runs)) for name, runs in results.items()}
     spread |= {f"{name} digits": deviation(found) for name, found in digits.items()}
-    return Measured(accuracy | seconds, *verdict(scale, holds, reason), spread=spread, seeds=_race(scale).seeds)
+    return Measured(accuracy | trained | seconds, *verdict(scale, holds, reason), spread=spread, seeds=_race(scale).seeds)
 
 
 @without_paper_scale(OFFLINE_REASON)
@@ -126,6 +130,8 @@ def _comparison(scale: Scale, other: str, margin: float, predicate: str) -> Meas
         "simplenet": mean(values(own)),
         other: mean(values(theirs)),
         "difference": difference,
+        "simplenet train": training_accuracy(own, _task(scale)),
+        f"{other} train": training_accuracy(theirs, _task(scale)),
         "simplenet multiply-adds (M)": count_flops(own[0].model, batch) / 2e6,
         f"{other} multiply-adds (M)": count_flops(theirs[0].model, batch) / 2e6,
     }
@@ -137,19 +143,27 @@ def _comparison(scale: Scale, other: str, margin: float, predicate: str) -> Meas
 
 @without_paper_scale(OFFLINE_REASON)
 def dropout_everywhere(scale: Scale) -> Measured:
-    """Dropout of 0.2 after every unit against none, on few pictures and for twenty epochs."""
-    laptop = scale == "laptop"
-    task = glyph_task(1000, 2000, 16, seed=1) if laptop else glyph_task(64, 64, 16, seed=1)
-    race = Race(20_000, 625, 32, (4e-3,), 3) if laptop else Race(3_000, 4, 16, (4e-3,), 1)
-    without = values(race.run(Entrant("simplenet"), task))
-    with_dropout = values(race.run(Entrant("simplenet", {"dropout": 0.2}), task))
-    measured = {"dropout 0.2": mean(with_dropout), "dropout 0": mean(without), "difference": mean(with_dropout) - mean(without)}
-    holds = measured["difference"] >= 0
-    reason = "predicate: accuracy with at least that without; 1000 pictures of 16×16, 20 epochs, one learning rate (0.004) for both"
-    spread = {"dropout 0.2": deviation(with_dropout), "dropout 0": deviation(without)}
-    return Measured(
-        measured, *verdict(scale, holds, reason if holds or not laptop else f"not replicated; {reason}"), spread=spread, seeds=race.seeds
+    """Dropout of 0.2 after every unit against none, on few pictures and for thirty epochs, at the published slim width.
+
+    Where the width is a quarter of that, no signal comes through thirteen such dropouts: after 20 epochs on 1000 glyphs the accuracy on
+    the training pictures was 0.36 with channels dropped and 0.22 with values.
+    """
+    task = _digits(scale, 8)
+    race = Race(310_000, 960, 32, RATES, 3) if scale == "laptop" else Race(3_000, 4, 16, RATES[:1], 1)
+    runs = {
+        "dropout 0.2": race.run(Entrant("simplenet", {"dropout": 0.2, "dropout_of": "values"}), task),
+        "dropout 0": race.run(Entrant("simplenet"), task),
+    }
+    measured = {name: mean(values(found)) for name, found in runs.items()}
+    measured["difference"] = measured["dropout 0.2"] - measured["dropout 0"]
+    measured |= {f"{name} train": training_accuracy(found, task) for name, found in runs.items()}
+    reason = (
+        "predicate: accuracy with at least that without; 1000 scanned digits of 8×8, 30 epochs, 310,000 parameters, single values dropped "
+        "as in the authors' DropoutAll network, which they train for hundreds of epochs; tried on validation, 20 epochs at rate 0.004: "
+        "0.987 without, 0.963 with values and 0.949 with whole channels dropped; at 20,000 parameters networks with dropout did not learn"
     )
+    spread = {name: deviation(values(found)) for name, found in runs.items()}
+    return Measured(measured, *verdict(scale, measured["difference"] >= 0, reason), spread=spread, seeds=race.seeds)
 
 
 def published(scale: Scale) -> Measured:
@@ -158,21 +172,21 @@ def published(scale: Scale) -> Measured:
 
 
 @cache
-def _digits(scale: Scale) -> ArrayTask:
-    """The 1797 scanned digits of scikit-learn, up-sampled to 16×16; a fixed shuffled split."""
+def _digits(scale: Scale, side: int = 16) -> ArrayTask:
+    """The 1797 scanned digits of scikit-learn, 8×8 or up-sampled to 16×16; a fixed shuffled split, 1000 to train on."""
     from sklearn.datasets import load_digits
 
-    pictures, labels = load_digits(return_X_y=True)
-    x = torch.from_numpy(pictures).float().view(-1, 1, 8, 8) / 16
+    scans, labels = load_digits(return_X_y=True)
+    x = torch.from_numpy(scans).float().view(-1, 1, 8, 8) / 16
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     parts: dict[str, Tensor] = dict(zip(("train", "validation", "test"), order.split([1000, 297, 500]), strict=True))
     if scale == "smoke":
         parts = {name: index[:64] for name, index in parts.items()}
     target = torch.from_numpy(labels).long()
     level, spread = x[parts["train"]].mean(), x[parts["train"]].std()
-    large = (F.interpolate(x, scale_factor=2, mode="bilinear") - level) / spread
-    splits = {name: {"image": large[index], "target": target[index]} for name, index in parts.items()}
-    return ArrayTask("digits-16", Signature(Image(1, 16, 16), Class(10)), splits)  # pyright: ignore[reportArgumentType]
+    pictures = (F.interpolate(x, side, mode="bilinear") - level) / spread
+    splits = {name: {"image": pictures[index], "target": target[index]} for name, index in parts.items()}
+    return ArrayTask(f"digits-{side}", Signature(Image(1, side, side), Class(10)), splits)  # pyright: ignore[reportArgumentType]
 
 
 PAPER = Paper(

@@ -15,7 +15,11 @@ from assay.contracts import Scale, Signature, Task, Verdict
 from assay.models import build, build_network
 from assay.papers.experiment import Trained, trained
 from assay.tasks.synthetic.glyphs import glyphs
+from assay.training import predictor
 
+# With the task's own letters and noise (strokes of a pixel at 16×16 under noise of 0.25) nothing learned in minutes: a train accuracy
+# of 0.40 to 0.55 after 900 steps. These letters are larger and clearer, and both a plain and a residual network pass 0.9 in 600 steps.
+LEGIBLE: Mapping[str, Any] = {"noise": 0.1, "scale": (0.8, 1.3)}
 SMOKE_REASON = "smoke scale shows only that the experiment runs"
 OFFLINE_REASON = "CIFAR-10, CIFAR-100, SVHN, MNIST and ImageNet are not at hand offline"
 
@@ -73,8 +77,13 @@ def _dials(name: str, signature: Signature, parameters: int, options: str) -> tu
 
 @lru_cache(maxsize=4)
 def glyph_task(train: int, test: int, size: int, characters: str = "0123456789", seed: int = 0) -> Any:
-    """Rendered glyphs, made once for all claims that use them."""
-    return glyphs(train, max(64, test // 4), test, size=size, characters=characters, seed=seed)
+    """Legible rendered glyphs, made once for all claims that use them."""
+    return glyphs(train, max(64, test // 4), test, size=size, characters=characters, seed=seed, **LEGIBLE)
+
+
+def training_accuracy(runs: Sequence[Trained], task: Task) -> float:
+    """The mean accuracy of trained networks on what they were trained on: near chance, an experiment says nothing."""
+    return mean([task.evaluate(predictor(run.model), "train").metrics["accuracy"] for run in runs])
 
 
 def values(runs: Sequence[Trained]) -> list[float]:

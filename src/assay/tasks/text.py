@@ -290,12 +290,13 @@ def _choose_length(
 # ------------------------------------------------------------------------------------------------ what comes next
 
 
-def next_token_task(texts: Sequence[str], options: Options) -> ArrayTask:
+def next_token_task(texts: Sequence[str], options: Options, positions: int = WINDOW) -> ArrayTask:
     """Predict each next symbol of a text; validation and test are its last tenths, in order, and no window crosses a border.
 
     Args:
         texts: one text, or several that follow one another.
         options: what was asked.
+        positions: of one example, at most; a short text has shorter ones.
 
     Raises:
         UserError: ``short-text`` applies.
@@ -303,7 +304,7 @@ def next_token_task(texts: Sequence[str], options: Options) -> ArrayTask:
     path = Path(options.path)
     encoder = Encoder.for_options(options, path if path.is_dir() else path.parent)
     ids = np.array(encoder.ids("\n".join(texts)), dtype=np.int64)
-    window = min(WINDOW, options.maximum_length, max(8, len(ids) // 50))
+    window = min(positions, options.maximum_length, max(8, len(ids) // 50))
     needed = (window + 1) * LEAST_WINDOWS
     if len(ids) < needed:
         raise refuse("short-text", path=options.path, count=len(ids), what=encoder.unit, needed=needed)

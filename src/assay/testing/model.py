@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from assay import models, registry
 from assay.contracts import Batch, Events, Image, Output, Pair, Series, Signature, Tokens
 from assay.measure import parameter_count
+from assay.models.build import is_pattern
 from assay.tasks.base import ArrayTask
 from assay.testing.examples import SIGNATURES, prediction_shape, random_batch
 from assay.testing.rules import Report, Rule, difference, require, require_close, run_rules
@@ -39,7 +40,7 @@ def model_report(model: Any, signatures: Mapping[str, Signature] | None = None) 
     """The rules of `check_model`, kept or broken, without raising."""
     if isinstance(model, nn.Module):
         return _network_report(model, getattr(model, "signature", None))
-    if isinstance(model, str) and (registry.known("model", model) or registry.known("mixer", model)):
+    if isinstance(model, str) and (is_pattern(model) or registry.known("model", model) or registry.known("mixer", model)):
         maker: Any = models.family(model)
     elif isinstance(model, str):
         maker = registry.resolve("estimator", model)()

@@ -190,6 +190,28 @@ def test_dropout_presets_have_their_places():
         SimpleNet(10, dropout={17: 0.1})
 
 
+@pytest.mark.parametrize(("options", "whole"), [({}, True), ({"dropout_of": "values"}, False), ({"original": True}, False)])
+def test_dropout_takes_whole_channels_or_single_values(options, whole):
+    torch.manual_seed(0)
+    network = SimpleNet(10, stages="cifar-310k", dropout=0.5, **options).train()
+    maps = torch.ones(4, 64, 8, 8)
+    for dropout in (network.features[0].dropout, network.features[4].dropout):  # of a unit, and of a pool
+        shares = (dropout(maps) == 0).float().mean((2, 3))
+        assert ((shares == 0) | (shares == 1)).all() == whole
+        assert 0.4 < shares.mean() < 0.6
+
+
+def test_dropout_of_values_changes_nothing_in_evaluation():
+    torch.manual_seed(0)
+    plain = SimpleNet(10, stages="cifar-310k", pools=2).eval()
+    torch.manual_seed(0)
+    dropping = SimpleNet(10, stages="cifar-310k", pools=2, dropout=0.2, dropout_of="values").eval()
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(plain(x), dropping(x))
+    with pytest.raises(ValueError, match="'pixels'"):
+        SimpleNet(10, dropout_of="pixels")
+
+
 def test_a_batch_of_one_with_a_1x1_map_says_what_to_do():
     network = simplenet("simplenet_tiny").train()
     with pytest.raises(ValueError, match="use two examples"):

@@ -12,6 +12,8 @@ from assay.contracts import Class, Events, Graph, Image, NextTokens, Pair, Serie
 _WHERE = {
     "FittedEstimator": "base",
     "GradientBoosting": "tabular",
+    "Hyperdimensional": "hyperdimensional",
+    "InContextNGram": "backoff",
     "LabelPropagation": "graph",
     "Logistic": "tabular",
     "Majority": "simple",

@@ -40,6 +40,9 @@ class SimpleNet(nn.Module):
         width: factor on every width, rounded.
         stride_mode: 0 (none) to 4, or strides by place; for large pictures.
         dropout: one rate after every unit but the last (the authors' preset is 0.2), or rates by place in the table.
+        dropout_of: ``"channels"`` drops whole channels, as the authors' later networks do, ``"values"`` single values, as the published
+            CIFAR results did; by default values in the ``original`` form, else channels. Either way 0.2 is for networks of about the
+            published widths: thirteen times it leaves little of a signal that runs through eight channels.
         head_dropout: rate before the linear map.
         batchnorm_momentum: share of the newest batch in the running statistics.
         pool: ``"max"`` or ``"average"``, between the stages.
@@ -63,6 +66,7 @@ class SimpleNet(nn.Module):
         width: float = 1.0,
         stride_mode: int | Mapping[int, int] = 0,
         dropout: float | Mapping[int, float] = 0.0,
+        dropout_of: Literal["channels", "values"] | None = None,
         head_dropout: float = 0.0,
         batchnorm_momentum: float = 0.05,
         pool: Literal["max", "average"] = "max",
@@ -76,6 +80,8 @@ class SimpleNet(nn.Module):
             raise ValueError(f"the original SimpleNet reads pictures: dimensions must be 2, got {dimensions}")
         if pool not in ("max", "average") or global_pool not in ("max", "average"):
             raise ValueError(f"pool and global_pool must be 'max' or 'average', got {pool!r} and {global_pool!r}")
+        if dropout_of not in ("channels", "values", None):
+            raise ValueError(f"dropout_of must be 'channels' or 'values', got {dropout_of!r}")
         entries = read_table(stages)
         entries = entries if pools is None else keep_pools(entries, pools)
         self.entries = with_dropout(with_strides(entries, stride_mode), dropout, everywhere=stages.startswith("imagenet"))
@@ -84,6 +90,8 @@ class SimpleNet(nn.Module):
         self.dimensions = dimensions
         self.smallest = smallest_size(self.entries, 2 if original else 1)
         self.features, last = self._features(in_channels, width, batchnorm_momentum, pool)
+        if (dropout_of or ("values" if original else "channels")) == "values":
+            _drop_values(self.features)
         self.head_pool = MAX_POOL[dimensions](2) if original else None
         self.head_dropout = nn.Dropout(head_dropout)
         self.classifier = nn.Linear(last, num_classes)
@@ -196,6 +204,14 @@ def _pool_before_norm(layers: list[nn.Module], convolution: int) -> None:
     if not isinstance(unit, ConvolutionUnit) or not isinstance(pool, SAFPool2d):
         raise ValueError("the original SimpleNet needs a max-pool after its seventh convolution: name a CIFAR table")
     layers[place : place + 2] = [PoolThenNorm(unit, pool)]
+
+
+def _drop_values(features: nn.Module) -> None:
+    """Put dropout of single values in the place of dropout of channels."""
+    for module in list(features.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, tuple(CHANNEL_DROPOUT.values())):
+                setattr(module, name, nn.Dropout(child.p))
 
 
 class SimpleNetFamily:

@@ -73,10 +73,10 @@ def trimmed(state: CacheState, keep: int) -> CacheState:
     place = (state.lengths - kept)[:, None] + torch.arange(keep, device=kept.device)
     place = place.clamp(max=stored - 1)[:, None, :, None].expand(-1, state.keys.shape[1], -1, state.keys.shape[3])
     room = FIRST_CAPACITY + keep
-    buffers = [
+    keys, values = (
         torch.cat([old.gather(2, place), old.new_zeros(*old.shape[:2], room, old.shape[3])], 2) for old in (state.keys, state.values)
-    ]
-    return CacheState(*buffers, kept, state.dropped + state.lengths - kept, kept.clone())
+    )
+    return CacheState(keys, values, kept, state.dropped + state.lengths - kept, kept.clone())
 
 
 def _copied(state: CacheState, capacity: int) -> CacheState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ from assay.nn.attention.cache import CacheState, append, empty_cache, is_even, t
 from assay.nn.attention.heads import head_shape
 from assay.nn.mixer import StreamingMixer
 from assay.nn.position.alibi import Alibi
-from assay.nn.position.relative import RelativeBias
+from assay.nn.position.relative import OffsetTable, RelativeBias
 from assay.nn.position.rotary import rotate
 
-Positions = Literal["rotary", "alibi", "relative"]
+Positions = Literal["rotary", "alibi", "relative", "offset"]
 LEAST_BLOCK = 64  # queries that are worked on together under a window: fewer would make the products too small
 
 
@@ -56,7 +56,9 @@ class CachedAttention(StreamingMixer):
         bias: of the projections.
         dropout: probability of dropping a weight, in training.
         key_value_heads: heads of keys and values, each shared by equally many heads of queries (grouped queries).
-        positions: ``rotary`` turns queries and keys, ``alibi`` and ``relative`` bias the scores; None leaves positions to the model.
+        positions: ``rotary`` turns queries and keys; ``alibi``, ``relative`` (learned, a bucket of distances) and ``offset`` (learned, an
+            offset) bias the scores; None leaves positions to the model.
+        length: longest sequence, for what depends on it: the reach of ``offset``.
         window: a position sees itself and the ``window − 1`` before it (and, not causal, after it); None for no limit.
         query_key_norm: normalise each head's queries and keys before their product.
 
@@ -78,6 +80,7 @@ class CachedAttention(StreamingMixer):
         dropout: float = 0.0,
         key_value_heads: int | None = None,
         positions: Positions | None = None,
+        length: int = 1024,
         window: int | None = None,
         query_key_norm: bool = False,
     ) -> None:
@@ -88,16 +91,18 @@ class CachedAttention(StreamingMixer):
             raise ValueError(f"key_value_heads must divide the {self.heads} heads, got {key_value_heads}")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
-        if positions not in (None, "rotary", "alibi", "relative"):
-            raise ValueError(f"positions must be rotary, alibi, relative or None, got {positions!r}")
+        if positions not in (None, *get_args(Positions)):
+            raise ValueError(f"positions must be {', '.join(get_args(Positions))} or None, got {positions!r}")
         if positions == "rotary" and self.head_width % 2:
             raise ValueError(f"rotary positions need an even head width, got {self.head_width}")
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
         if window is not None and window < 1:
             raise ValueError(f"window must be at least 1, got {window}")
-        self.width, self.causal, self.dropout, self.positions, self.window = width, causal, dropout, positions, window
+        self.width, self.causal, self.dropout, self.positions, self.length, self.window = width, causal, dropout, positions, length, window
         self.positional = positions is None  # whether the model is to add positions of its own
         self.input_projection = nn.Linear(width, (self.heads + 2 * self.key_value_heads) * self.head_width, bias)
-        self.score_bias = _score_bias(positions, self.heads, causal)
+        self.score_bias = _score_bias(positions, self.heads, causal, length)
         self.query_norm, self.key_norm = (nn.LayerNorm(self.head_width) if query_key_norm else nn.Identity() for _ in "qk")
         self.make_parameters()
         self.output_projection = nn.Linear(self.heads * self.head_width, width, bias)  # last: edits find a mixer's last map by its place
@@ -212,9 +217,11 @@ class CachedAttention(StreamingMixer):
             raise ValueError(f"x must have shape (batch, length, {self.width}), got {tuple(x.shape)}")
 
 
-def _score_bias(positions: Positions | None, heads: int, causal: bool) -> nn.Module | None:
+def _score_bias(positions: Positions | None, heads: int, causal: bool, length: int) -> nn.Module | None:
     if positions == "alibi":
         return Alibi(heads)
+    if positions == "offset":
+        return OffsetTable(heads, length)
     return RelativeBias(heads, causal) if positions == "relative" else None
 
 

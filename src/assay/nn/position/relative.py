@@ -1,8 +1,9 @@
-"""`RelativeBias`: a learned score bias for every head and bucket of distances."""
+"""Learned numbers by distance: `RelativeBias`, one a head and bucket of distances, and `OffsetTable`, one a head and offset."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -48,17 +49,57 @@ class RelativeBias(nn.Module):
         causal: whether only keys at or before the query are seen.
         buckets: number of buckets of distances.
         max_distance: where the last bucket begins.
+        mean: of the initial numbers.
+        deviation: their standard deviation.
 
     Shapes: positions (batch or 1, queries) and (batch or 1, keys), integers; the bias is (batch or 1, heads, queries, keys).
     """
 
-    def __init__(self, heads: int, causal: bool = True, buckets: int = 32, max_distance: int = 128) -> None:
+    def __init__(
+        self, heads: int, causal: bool = True, buckets: int = 32, max_distance: int = 128, mean: float = 0.0, deviation: float = 0.02
+    ) -> None:
         super().__init__()
         distance_buckets(torch.zeros(1, dtype=torch.long), buckets, max_distance, causal)
         self.heads, self.causal, self.buckets, self.max_distance = heads, causal, buckets, max_distance
-        self.weight = nn.Parameter(0.02 * torch.randn(buckets, heads))
+        self.weight = nn.Parameter(mean + deviation * torch.randn(buckets, heads))
 
     def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         """The bias between all queries and keys."""
         offsets = key_positions[:, None, :] - query_positions[:, :, None]
         return self.weight[distance_buckets(offsets, self.buckets, self.max_distance, self.causal)].permute(0, 3, 1, 2)
+
+
+class OffsetTable(nn.Module):
+    """A learned number for every head and offset: ``t[h, j − i]`` for a query at position i and a key at position j.
+
+    Args:
+        heads: heads of the attention layer.
+        length: longest sequence; offsets from −(length − 1) to length − 1 have a number each.
+        mean: of the initial numbers.
+        deviation: their standard deviation.
+        beyond: what an offset that is farther means: ``raise`` an error, or ``clamp`` it to the farthest that is known.
+
+    Shapes: positions (batch or 1, queries) and (batch or 1, keys), integers; the result is (batch or 1, heads, queries, keys).
+
+    Raises:
+        ValueError: a length below 1, or positions farther apart than the table reaches.
+    """
+
+    def __init__(
+        self, heads: int, length: int, mean: float = 0.0, deviation: float = 0.02, beyond: Literal["raise", "clamp"] = "raise"
+    ) -> None:
+        super().__init__()
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
+        if beyond not in ("raise", "clamp"):
+            raise ValueError(f"beyond must be raise or clamp, got {beyond!r}")
+        self.heads, self.length, self.beyond = heads, length, beyond
+        self.weight = nn.Parameter(mean + deviation * torch.randn(2 * length - 1, heads))
+
+    def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        """The numbers between all queries and keys."""
+        offsets = key_positions[:, None, :] - query_positions[:, :, None]
+        reach = self.length - 1
+        if self.beyond == "raise" and offsets.numel() and int(offsets.abs().max()) > reach:
+            raise ValueError(f"positions are {int(offsets.abs().max())} apart, and the table of length {self.length} reaches to {reach}")
+        return self.weight[offsets.clamp(-reach, reach) + reach].permute(0, 3, 1, 2)

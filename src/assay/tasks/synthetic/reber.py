@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from random import Random
 
 import torch
@@ -10,7 +10,9 @@ import torch
 from assay.contracts import Class, Signature, Tokens
 from assay.tasks.base import ArrayTask
 
-GRAMMAR: dict[int, tuple[tuple[str, int], ...]] = {
+Automaton = Mapping[int, tuple[tuple[str, int], ...]]
+
+GRAMMAR: Automaton = {
     0: (("T", 1), ("P", 2)),
     1: (("S", 1), ("X", 3)),
     2: (("T", 2), ("V", 4)),
@@ -22,9 +24,26 @@ GRAMMAR: dict[int, tuple[tuple[str, int], ...]] = {
 
 INNER = "PSTVX"
 FOREIGN = "ACDFGHIJKLMNOQRUWYZ"
+FOREIGN_SHARE = 0.56
 VOCABULARY = 128
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
 NEGATIVES = {"reber": ("substitution", "thesis"), "embedded-reber": ("memory", "substitution")}
+
+
+def _relabelled(symbols: Mapping[int, str]) -> Automaton:
+    """The same automaton with other symbols on the two transitions that leave each of the given states."""
+    return {
+        state: tuple(zip(symbols.get(state, [symbol for symbol, _ in leaving]), [to for _, to in leaving], strict=True))
+        for state, leaving in GRAMMAR.items()
+    }
+
+
+ALTERED = tuple(_relabelled(symbols) for symbols in ({1: "TV", 2: "SX"}, {0: "PT"}, {3: "PV", 4: "XS"}, {1: "XS", 2: "VT"}))
+"""The automata that spell the published set's ungrammatical strings inside the alphabet; found by fitting relabelled automata to it."""
+
+ALTERED_WEIGHTS = (4, 3, 3, 1)
+RENAMED = tuple(_relabelled({state: FOREIGN[first + 2 * state :][:2] for state in range(5)}) for first in (0, 3, 6, 9))
+"""Automata with a letter of its own, from outside the alphabet, on each of the ten transitions."""
 
 
 def is_reber(string: str) -> bool:
@@ -48,10 +67,12 @@ def is_embedded_reber(string: str) -> bool:
 def reber(n: int = 5000, seed: int = 0, negatives: str = "substitution", shortest: int = 11, longest: int = 53) -> ArrayTask:
     """Grammatical or not: n / 2 distinct strings of the Reber grammar, and each of them spoilt.
 
-    A grammatical string takes each branch of the automaton with equal chance. Its spoilt twin has one inner symbol replaced, so that
-    both classes have the same lengths; ``thesis`` takes the new symbol from outside the alphabet in
-    56 % of them, as the published set does (whose classes also differ in length: neither shortcut is in the default). Only strings
-    of ``shortest`` … ``longest`` symbols are used, no string occurs twice, and symbols are ASCII codes, padded with 0 on the right.
+    A grammatical string takes each branch of the automaton with equal chance. By default its spoilt twin has one inner symbol
+    replaced. With ``thesis`` an altered automaton spells the same walk, as in the published set: in 56 % of the twins every transition
+    has a letter from outside the alphabet, in the others the symbols of some states have changed places. Such strings are wrong in
+    many places, often from the second symbol on, and much easier to tell. Either way both classes have the same lengths; in the
+    published set they do not, and length alone tells 77 % of it. Only strings of ``shortest`` … ``longest`` symbols are used, no
+    string occurs twice, and symbols are ASCII codes, padded with 0 on the right.
 
     Args:
         n: number of strings, even: 70 % to train, 10 % to validate, 20 % to test.
@@ -66,10 +87,9 @@ def reber(n: int = 5000, seed: int = 0, negatives: str = "substitution", shortes
     Source: Reber 1967, Implicit Learning of Artificial Grammars; data as in Darji 2024, Investigating Sparsity in Recurrent Neural
     Networks.
     """
-    foreign = 0.56 if negatives == "thesis" else 0.0
 
     def spoil(string: str, random: Random) -> str:
-        return _substitute(string, random, foreign, is_reber)
+        return _altered(string, random) if negatives == "thesis" else _substitute(string, random, is_reber)
 
     return _task("reber", n, seed, negatives, (shortest, longest), _draw, spoil)
 
@@ -94,7 +114,7 @@ def embedded_reber(n: int = 5000, seed: int = 0, negatives: str = "memory", shor
     def spoil(string: str, random: Random) -> str:
         if negatives == "memory":
             return string[:-2] + ("P" if string[-2] == "T" else "T") + "E"
-        return _substitute(string, random, 0.0, is_embedded_reber)
+        return _substitute(string, random, is_embedded_reber)
 
     return _task("embedded-reber", n, seed, negatives, (shortest, longest), draw, spoil)
 
@@ -110,12 +130,30 @@ def _draw(random: Random, longest: int) -> str | None:
     return "".join(symbols) + "E"
 
 
-def _substitute(string: str, random: Random, foreign: float, accepts: Callable[[str], bool]) -> str:
+def _altered(string: str, random: Random) -> str:
+    """The walk of a grammatical string as an altered automaton spells it, drawn again while that is grammatical too."""
+    while True:
+        foreign = random.random() < FOREIGN_SHARE
+        spoilt = _spelt(string, random.choice(RENAMED) if foreign else random.choices(ALTERED, ALTERED_WEIGHTS)[0])
+        if not is_reber(spoilt):
+            return spoilt
+
+
+def _spelt(string: str, automaton: Automaton) -> str:
+    """The string's walk through `GRAMMAR`, each transition with the symbol that it has in the other automaton."""
+    spelt, state = "B", 0
+    for symbol in string[1:-1]:
+        branch, following = next((i, to) for i, (label, to) in enumerate(GRAMMAR[state]) if label == symbol)
+        spelt += automaton[state][branch][0]
+        state = following
+    return spelt + "E"
+
+
+def _substitute(string: str, random: Random, accepts: Callable[[str], bool]) -> str:
     """One symbol between B and E replaced, drawn again while the string is still grammatical."""
-    letters = FOREIGN if random.random() < foreign else INNER
     while True:
         place = random.randrange(1, len(string) - 1)
-        spoilt = string[:place] + random.choice(letters) + string[place + 1 :]
+        spoilt = string[:place] + random.choice(INNER) + string[place + 1 :]
         if not accepts(spoilt):
             return spoilt
 

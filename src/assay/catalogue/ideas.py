@@ -1,0 +1,250 @@
+"""The ideas of the field as data: what each is, which pattern of success it follows, and what of Assay stands for it.
+
+The taxonomy follows Schneider (2024), What comes after transformers? A selective survey connecting ideas in deep learning; the entries and
+their judgements are ours, in `ideas.toml`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from assay import registry
+from assay.contracts import Signature
+from assay.errors import UserError, require
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+SCHEMA = 1
+FAMILIES = (
+    "attention",
+    "recurrence",
+    "state-space",
+    "convolution",
+    "memory",
+    "graphs",
+    "activations",
+    "normalisation",
+    "optimisation",
+    "objectives",
+    "efficiency",
+    "large-models",
+    "far-out",
+)
+PATTERNS = ("multi-x", "higher-order", "moving-average", "decompose", "weigh", "sparsify", "recur", "normalise")
+STATUSES = ("proven", "partial", "far-out")
+STATES = ("O(1)", "O(√n)", "O(n)")  # sizes of a stream's state, from small to large
+PART_KINDS = ("mixer", "part", "activation", "model", "estimator", "method", "compressor")
+_LISTS = ("patterns", "papers", "parts", "slugs", "peers", "related", "instead")
+
+
+@dataclass(frozen=True)
+class Idea:
+    """One idea of the field.
+
+    Args:
+        id: unique, in lower case with hyphens.
+        name: as it is called in print.
+        family: one of `FAMILIES`.
+        patterns: of `PATTERNS`, the survey's explanation of what works.
+        status: ``proven`` (in wide use), ``partial`` (works, with known limits), ``far-out``; a judgement, not a measurement.
+        year: of the idea.
+        summary: one sentence of at most thirty words.
+        why: a note on the judgement or on what stands for the idea here.
+        equation: plain text.
+        cost: growth with the length n: ``train``, ``step`` and ``state``.
+        streams: whether its mixers read a stream; None where the question makes no sense.
+        papers: title, authors, year and often an arXiv number.
+        parts: names in the registry that stand for the idea.
+        slugs: Assay's paper sheets.
+        peers: kept libraries that have it.
+        related: ids.
+        instead: ids of what to try in its place.
+        gap: why nothing here stands for it, where nothing does.
+    """
+
+    id: str
+    name: str
+    family: str
+    patterns: tuple[str, ...]
+    status: str
+    year: int
+    summary: str
+    why: str = ""
+    equation: str = ""
+    cost: Mapping[str, str] = field(default_factory=dict)
+    streams: bool | None = None
+    papers: tuple[Mapping[str, Any], ...] = ()
+    parts: tuple[str, ...] = ()
+    slugs: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
+    related: tuple[str, ...] = ()
+    instead: tuple[str, ...] = ()
+    gap: str = ""
+
+    def text(self) -> str:
+        """All that words are looked for in, in lower case."""
+        papers = " ".join(f"{paper['title']} {paper['authors']}" for paper in self.papers)
+        return f"{self.id} {self.name} {self.summary} {papers} {' '.join(self.parts)} {' '.join(self.slugs)}".casefold()
+
+    def kinds(self) -> dict[str, str]:
+        """The registry's kind of each part."""
+        return {name: next(kind for kind in PART_KINDS if registry.known(kind, name)) for name in self.parts}
+
+    def command(self) -> str | None:
+        """A line that runs the idea, where something here stands for it."""
+        for name, kind in self.kinds().items():
+            if kind in ("mixer", "model", "estimator"):
+                return f"assay compare DATA --models {name}"
+            if kind == "activation":
+                return f"assay compare DATA --models attention --axis activation={name},gelu"
+            if kind == "method":
+                return f"assay compare DATA --methods {name}"
+            if kind == "compressor":
+                return f"assay shrink RUN --with {name} --to parameters=0.5"
+        return f"assay check {self.parts[0]}" if self.parts else None
+
+
+@cache
+def ideas() -> tuple[Idea, ...]:
+    """Every idea, in the file's order."""
+    data = tomllib.loads((files("assay.catalogue") / "ideas.toml").read_text(encoding="utf-8"))
+    if data["schema"] != SCHEMA:
+        raise ValueError(f"ideas.toml has schema {data['schema']}, this reader knows {SCHEMA}")
+    return tuple(from_json(entry) for entry in data["idea"])
+
+
+def from_json(values: Mapping[str, Any]) -> Idea:
+    """An idea from plain values, lists made tuples."""
+    plain: dict[str, Any] = {name: tuple(value) if name in _LISTS else value for name, value in values.items()}
+    return Idea(**plain)
+
+
+def find(
+    words: str = "",
+    *,
+    family: str | None = None,
+    pattern: str | None = None,
+    status: str | None = None,
+    streams: bool = False,
+    max_state: str | None = None,
+    signature: Signature | None = None,
+) -> list[Idea]:
+    """The ideas that hold all words and pass all filters; those with more of the words in their names come first.
+
+    Args:
+        words: all must occur, in any order and case; empty finds everything.
+        family: only of this family.
+        pattern: only with this pattern.
+        status: only with this status.
+        streams: only ideas whose mixers read a stream.
+        max_state: only ideas whose state grows no faster, as in ``O(1)``.
+        signature: only ideas with a part that accepts it.
+
+    Raises:
+        UserError: a filter has an unknown value; the message lists the known ones.
+    """
+    for name, value, known in (
+        ("family", family, FAMILIES),
+        ("pattern", pattern, PATTERNS),
+        ("status", status, STATUSES),
+        ("max-state", max_state, STATES),
+    ):
+        if value is not None and value not in known:
+            raise UserError(f"--{name} must be one of {', '.join(known)}, not {value!r}.")
+    wanted = words.casefold().split()
+    found = [
+        idea
+        for idea in ideas()
+        if all(word in idea.text() for word in wanted)
+        and (family is None or idea.family == family)
+        and (pattern is None or pattern in idea.patterns)
+        and (status is None or idea.status == status)
+        and (not streams or idea.streams)
+        and (max_state is None or _state_within(idea, max_state))
+        and (signature is None or _fits(idea, signature))
+    ]
+    return sorted(found, key=lambda idea: (-sum(word in f"{idea.id} {idea.name}".casefold() for word in wanted), idea.id))
+
+
+def nearest(words: str, count: int = 3) -> list[str]:
+    """The ids that look most like some words, for a search that found nothing."""
+    known = [idea.id for idea in ideas()]
+    close = difflib.get_close_matches("-".join(words.casefold().split()), known, n=count, cutoff=0.0)
+    return close or known[:count]
+
+
+def graph() -> Any:
+    """Ideas, patterns, parts and papers as nodes of a `networkx.DiGraph`, an edge from each idea to what it is made of or related to.
+
+    Raises:
+        MissingExtra: networkx is not installed.
+    """
+    networkx = require("networkx", extra="graph", purpose="The graph of ideas")
+    found = networkx.DiGraph()
+    for idea in ideas():
+        found.add_node(idea.id, kind="idea")
+        targets = [("pattern", idea.patterns), ("part", idea.parts), ("paper", idea.slugs)]
+        for kind, names in targets:
+            for name in names:
+                found.add_node(f"{kind}:{name}", kind=kind)
+                found.add_edge(idea.id, f"{kind}:{name}")
+        found.add_edges_from((idea.id, other) for other in idea.related)
+    return found
+
+
+def to_json(found: Iterable[Idea]) -> dict[str, Any]:
+    """The ideas as JSON values, as `SCHEMA_JSON` describes them."""
+    return {"schema": SCHEMA, "ideas": [asdict(idea) for idea in found]}
+
+
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+SCHEMA_JSON: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "The ideas of `assay catalog --format json`",
+    "type": "object",
+    "required": ["schema", "ideas"],
+    "properties": {
+        "schema": {"const": SCHEMA},
+        "ideas": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["id", "name", "family", "patterns", "status", "year", "summary", "parts", "gap"],
+                "additionalProperties": False,
+                "properties": {
+                    "id": {"type": "string", "pattern": "^[a-z0-9-]+$"},
+                    "family": {"enum": list(FAMILIES)},
+                    "patterns": {"type": "array", "minItems": 1, "items": {"enum": list(PATTERNS)}},
+                    "status": {"enum": list(STATUSES)},
+                    "year": {"type": "integer"},
+                    "cost": {"type": "object", "additionalProperties": {"type": "string"}},
+                    "streams": {"type": ["boolean", "null"]},
+                    "papers": {"type": "array", "items": {"type": "object", "required": ["title", "authors", "year"]}},
+                    **{name: {"type": "string"} for name in ("name", "summary", "why", "equation", "gap")},
+                    **dict.fromkeys(("parts", "slugs", "peers", "related", "instead"), _TEXTS),
+                },
+            },
+        },
+    },
+}
+"""JSON Schema of `to_json`."""
+
+
+def _state_within(idea: Idea, largest: str) -> bool:
+    state = idea.cost.get("state")
+    return state in STATES and STATES.index(state) <= STATES.index(largest)
+
+
+def _fits(idea: Idea, signature: Signature) -> bool:
+    from assay.catalogue.search import fits
+
+    return any(fits(kind, name, signature) for name, kind in idea.kinds().items())

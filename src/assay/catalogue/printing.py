@@ -1,0 +1,110 @@
+"""How ideas are shown: a table, a card with a line that runs it, JSON, Markdown, a graph in DOT."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from assay import registry
+from assay.catalogue.ideas import Idea, graph, nearest, to_json
+from assay.catalogue.search import first_sentence
+from assay.errors import MissingExtra, UserError
+
+FORMATS = ("text", "json", "markdown", "graph")
+
+
+def show(found: Sequence[Idea], words: str, format: str) -> str:
+    """The ideas found for some words, in one of `FORMATS`; an id alone, or a search with one result, shows its card."""
+    exact = [idea for idea in found if idea.id == words]
+    if format == "text" and not found:
+        return f"No idea holds {words!r}; the nearest are {', '.join(nearest(words))}."
+    if format == "text" and (exact or len(found) == 1):
+        return card((exact or list(found))[0])
+    shown: dict[str, Callable[[Sequence[Idea]], str]] = {"text": table, "json": as_json, "markdown": markdown, "graph": dot}
+    return shown[format](found)
+
+
+def table(found: Sequence[Idea]) -> str:
+    """A line an idea: id, status, what stands for it here."""
+    return "\n".join(f"{idea.id:<31} {idea.status:<8} {', '.join(idea.parts) or '–':<28.28} {idea.summary}" for idea in found)
+
+
+def card(idea: Idea) -> str:
+    """Everything about one idea."""
+    rows = [
+        ("family", idea.family),
+        ("patterns", ", ".join(idea.patterns)),
+        ("status", f"{idea.status} ({idea.year})"),
+        ("equation", idea.equation),
+        ("cost", ", ".join(f"{name} {growth}" for name, growth in idea.cost.items())),
+        ("streams", {True: "yes", False: "no", None: ""}[idea.streams]),
+        ("papers", "; ".join(f"{paper['authors']} ({paper['year']}), {paper['title']}" for paper in idea.papers)),
+        ("reproduce", ", ".join(idea.slugs)),
+        ("libraries", ", ".join(idea.peers)),
+        ("related", ", ".join(idea.related)),
+        ("instead", ", ".join(idea.instead)),
+        ("note", idea.why),
+        ("not here", idea.gap),
+        ("try", idea.command() or ""),
+    ]
+    lines = [idea.name, idea.summary, "", *(f"{name:<10} {value}" for name, value in rows if value)]
+    for name, kind in idea.kinds().items():
+        lines.append(f"{kind:<10} {name}: {_summary(kind, name)}")
+    return "\n".join(lines)
+
+
+def registered(found: pd.DataFrame, format: str) -> str:
+    """What is registered, a line a thing, or as JSON.
+
+    Raises:
+        UserError: a format that only ideas have.
+    """
+    if format not in ("text", "json"):
+        raise UserError(f"--format {format} shows ideas: leave out --kind, or say text or json.")
+    if format == "json":
+        return found.to_json(orient="records", indent=1) or ""
+    return "\n".join(f"{row['kind']:<10} {row['name']:<24} {row['summary']}" for row in found.to_dict("records"))
+
+
+def as_json(found: Sequence[Idea]) -> str:
+    """The ideas as JSON, as `assay.catalogue.ideas.SCHEMA_JSON` describes them."""
+    return json.dumps(to_json(found), ensure_ascii=False, indent=1)
+
+
+def markdown(found: Sequence[Idea]) -> str:
+    """A section a family, a table row an idea."""
+    lines = []
+    for family in dict.fromkeys(idea.family for idea in found):
+        lines += [
+            f"## {family.replace('-', ' ').capitalize()}",
+            "",
+            "| idea | status | in one sentence | here | patterns |",
+            "|---|---|---|---|---|",
+        ]
+        for idea in found:
+            if idea.family == family:
+                here = ", ".join(f"`{name}`" for name in idea.parts) or f"– {idea.gap}"
+                cells = (f"**{idea.name}** ({idea.year})", idea.status, idea.summary, here, ", ".join(idea.patterns))
+                lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def dot(found: Sequence[Idea]) -> str:
+    """The graph of ideas, patterns, parts and papers around those found, in DOT."""
+    whole, chosen = graph(), {idea.id for idea in found}
+    shapes = {"idea": "box", "pattern": "ellipse", "part": "component", "paper": "note"}
+    edges = [(a, b) for a, b in whole.edges if a in chosen and (b in chosen or whole.nodes[b]["kind"] != "idea")]
+    nodes = dict.fromkeys([*chosen, *(b for _, b in edges)])
+    lines = [f'  "{name}" [shape={shapes[whole.nodes[name]["kind"]]}];' for name in nodes]
+    return "\n".join(["digraph ideas {", *lines, *(f'  "{a}" -> "{b}";' for a, b in edges), "}"])
+
+
+def _summary(kind: str, name: str) -> str:
+    try:
+        return first_sentence(inspect.getdoc(registry.resolve(kind, name)) or "")
+    except MissingExtra as missing:
+        return str(missing)
