@@ -103,6 +103,7 @@ TABLE: dict[str, dict[str, str]] = {
         "inception-v4": "assay.models.vision.inception:InceptionV4Family",
         "inception-resnet-v1": "assay.models.vision.inception:InceptionResNetV1Family",
         "inception-resnet-v2": "assay.models.vision.inception:InceptionResNetV2Family",
+        "capsules": "assay.models.vision.capsules:CapsuleFamily",
         "resnet": "assay.models.vision.resnet:ResNetFamily",
         "dagnn": "assay.models.graph:DAGNNFamily",
         "decoupled-gnn": "assay.models.graph:DecoupledFamily",
@@ -149,6 +150,7 @@ TABLE: dict[str, dict[str, str]] = {
         "questions": "assay.tasks.synthetic.questions:questions",
         "recall": "assay.tasks.synthetic.recall:multi_query_recall",
         "associative-recall": "assay.tasks.synthetic.recall:associative_recall",
+        "first-symbol": "assay.tasks.synthetic.first_symbol:first_symbol",
         "induction": "assay.tasks.synthetic.recall:induction",
         "in-context-languages": "assay.tasks.synthetic.in_context_languages:in_context_languages",
         "glyphs": "assay.tasks.synthetic.glyphs:glyphs",
@@ -166,6 +168,7 @@ TABLE: dict[str, dict[str, str]] = {
     "method": {
         "gradient-noise": "assay.training.methods.gradient_noise:GradientNoise",
         "clip": "assay.training.methods.clipping:Clipping",
+        "weight-averaging": "assay.training.methods.weight_averaging:WeightAveraging",
         "forward-forward": "assay.training.methods.forward_forward:ForwardForward",
     },
     "compressor": {"magnitude": "assay.compression.magnitude:Magnitude", "fold": "assay.compression.fold:Fold"},

@@ -23,7 +23,7 @@ def test_a_two_node_cluster_gives_the_quality_of_one_process(tmp_path, monkeypat
         cluster.wait_for_nodes()
         spread = assay.compare(table_task(), output=tmp_path / "spread", ray=cluster.address, **options)
         with pytest.raises(UserError, match="asks for 2 processors and the cluster's largest node has 1"):
-            assay.compare(table_task(), output=tmp_path / "wide", ray=cluster.address, threads=2, **options)
+            assay.compare(table_task(), output=tmp_path / "wide", ray=cluster.address, **options | {"threads": 2})
         assert not (tmp_path / "wide").exists()
         ray.init(address=cluster.address, log_to_driver=False)
         assert len({node["NodeID"] for node in ray.nodes() if node["Alive"]}) == 2

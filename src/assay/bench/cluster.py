@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import shutil
+import socket
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -33,9 +35,10 @@ def check_cluster(address: str, threads: int) -> None:
     owned = not ray.is_initialized()
     try:
         if owned:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         largest = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"No Ray cluster answers at {address} ({reason}): start one with `ray start --head`, or name its address."
@@ -45,6 +48,13 @@ def check_cluster(address: str, threads: int) -> None:
             ray.shutdown()
     if largest < threads:
         raise UserError(f"A run asks for {threads} processors and the cluster's largest node has {largest}: choose fewer with --threads.")
+
+
+def _knock(address: str) -> None:
+    """Raise OSError at once where nothing listens at ``host:port``; Ray itself goes on trying for minutes."""
+    place = re.fullmatch(r"(?:ray://)?([^:/]+):(\d+)", address)
+    if place:
+        socket.create_connection((place[1], int(place[2])), timeout=10).close()
 
 
 class RayExecutor:
