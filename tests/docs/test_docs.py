@@ -14,6 +14,7 @@ import typer
 
 from assay import registry
 from assay.cli import app
+from assay.models.build import pattern_elements
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = [
@@ -78,7 +79,7 @@ def test_commands_name_what_exists():
     for path in WRITTEN:
         text = "\n".join(commands(path))
         for names in re.findall(r"--models? (\S+)", text):
-            for name in names.split(","):
+            for name in (element.partition("*")[0] for pattern in names.split(",") for element in pattern_elements(pattern)):
                 known = any(registry.known(kind, name) for kind in ("mixer", "model", "estimator"))
                 assert known or name == "auto" or registry.is_file_reference(name), f"{named(path)}: {name}"
         for slug in re.findall(r"assay reproduce ([a-z][\w-]*)", text):
