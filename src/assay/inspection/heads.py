@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from assay.contracts import Batch
 from assay.errors import UserError
+from assay.inspection.attention import attention_calls
 from assay.ops.suffix_matches import successor_weights
 
 
@@ -79,7 +80,7 @@ def _of_batch(model: nn.Module, batch: Batch, orders: tuple[int, ...]) -> dict[t
     successors = {n: successor_weights(tokens, n, mask) > 0 for n in orders}
     visible = torch.arange(1, tokens.shape[1] + 1, device=tokens.device) if mask is None else mask.cumsum(1)
     found: dict[tuple[int, int], dict[Any, Tensor]] = {}
-    for layer, (module, x, seen) in enumerate(_attention_inputs(model, batch), 1):
+    for layer, (module, x, seen) in enumerate(attention_calls(model, batch), 1):
         with torch.no_grad():
             weights = module.weights(x, seen)
         for head in range(weights.shape[1]):
@@ -90,28 +91,6 @@ def _of_batch(model: nn.Module, batch: Batch, orders: tuple[int, ...]) -> dict[t
                 measures["chance", n] = _mean(where.sum(2) / visible.clamp(min=1), rows)
             found[layer, head + 1] = measures
     return found
-
-
-def _attention_inputs(model: nn.Module, batch: Batch) -> list[tuple[Any, Tensor, Tensor | None]]:
-    """Every module with a method ``weights``, and what it was called with."""
-    calls: list[tuple[Any, Tensor, Tensor | None]] = []
-
-    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append((module, args[0].detach(), args[1] if len(args) > 1 else kwargs.get("mask")))
-
-    shown = [module for module in model.modules() if callable(getattr(module, "weights", None))]
-    if not shown:
-        raise UserError(f"No layer of {type(model).__name__} can show attention weights: name a model whose mixer is attention.")
-    handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in shown]
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(batch)
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
-    return calls
 
 
 def _mean(values: Tensor, counted: Tensor) -> Tensor:
