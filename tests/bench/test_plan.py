@@ -1,5 +1,6 @@
 """What was asked: written and read back, named by hashes, budgets, learning rates chosen, live lines."""
 
+import hashlib
 import io
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from assay.bench.budget import Budget
 from assay.bench.jobs import best_rate
 from assay.bench.live import View
-from assay.bench.plan import Plan, absolute, with_method_options
+from assay.bench.plan import Plan, absolute, shown, sources_of, with_method_options
 from assay.errors import UserError
 
 PLAN = Plan(
@@ -86,6 +87,16 @@ def test_file_references_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute("mine.py:MyMixer") == f"{tmp_path}/mine.py:MyMixer"
     assert absolute("lstm") == "lstm"
+
+
+def test_files_in_a_pattern_of_mixers_are_found(tmp_path, monkeypatch):
+    """A study must run the same file from another folder, print its short name, and notice when it changes."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("class MyMixer: ...")
+    name = absolute("base-conv*2~mine.py:MyMixer*3~attention")
+    assert name == f"base-conv*2~{tmp_path}/mine.py:MyMixer*3~attention"
+    assert shown(name) == "base-conv*2~mine.py:MyMixer*3~attention"
+    assert sources_of(name) == {f"{tmp_path}/mine.py": hashlib.sha256(b"class MyMixer: ...").hexdigest()}
 
 
 def test_budget_shares_keep_their_kind():

@@ -21,8 +21,23 @@ def test_deepened_model_computes_the_same_and_reloads(tmp_path):
     deeper = apply(model, {"edit": "deepen", "block": 0}).eval()
     assert len(deeper.blocks) == 3
     torch.testing.assert_close(deeper(batch).prediction, before, atol=1e-6, rtol=1e-6)
-    torch.nn.init.normal_(deeper.blocks[1].feed_forward.contract.weight)
+    torch.nn.init.normal_(deeper.blocks[1].mixer_scale.scale)
     torch.testing.assert_close(reloaded(deeper, tmp_path)(batch).prediction, deeper(batch).prediction)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("gru", {}), ("mamba", {}), ("attention", {"experts": 3}), ("attention", {"hybrid_norm": "output", "norm": "rms"}),
+     ("hyena", {"hidden": 0}), ("gated-delta", {"layer_scale": 0.1})],
+)  # fmt: skip
+def test_a_copy_of_any_block_starts_as_the_identity(name, options):
+    torch.manual_seed(0)
+    model = models.build(name, SERIES, 6_000, **options).eval()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)  # as if trained: no branch ends in a bias of zero any more
+    batch = {"series": torch.randn(4, 10, 2)}
+    before = model(batch).prediction
+    torch.testing.assert_close(apply(model, {"edit": "deepen", "block": 0}).eval()(batch).prediction, before)
 
 
 def test_truncated_model_reloads(tmp_path):

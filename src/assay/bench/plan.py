@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from assay import registry
 from assay.bench.budget import KINDS, Budget
 from assay.errors import UserError
+from assay.models.build import pattern_elements
 
 PLAIN = "none"
 """The name of training without any method."""
@@ -192,36 +193,46 @@ def model_options(axis: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in axis.items() if name not in STUDY_SETTINGS and "." not in name}
 
 
-def absolute(reference: str) -> str:
-    """``mine.py:MyMixer`` with its path absolute, so that it means the same everywhere; other names unchanged."""
-    if not _is_file(reference):
-        return reference
-    path, _, attribute = reference.rpartition(":")
-    return f"{Path(path).expanduser().resolve()}:{attribute}"
+def absolute(name: str) -> str:
+    """A name with the path of every ``mine.py:MyMixer`` in it absolute, so that it means the same everywhere; other names unchanged."""
+    return _in_each_element(name, lambda path: str(Path(path).expanduser().resolve()))
 
 
 def shown(name: str) -> str:
-    """A name as it is printed: a file's own name without its folders."""
-    path, colon, attribute = name.rpartition(":")
-    return f"{Path(path).name}{colon}{attribute}" if _is_file(name) else name
+    """A name as it is printed: files by their own names without their folders."""
+    return _in_each_element(name, lambda path: Path(path).name)
 
 
-def source_of(reference: str) -> tuple[str, str] | None:
-    """Path and SHA-256 of the file behind ``file.py:Class``; None for a registered name.
+def sources_of(name: str) -> dict[str, str]:
+    """SHA-256 of every file that a name or a pattern of mixers runs, by its path.
 
     Raises:
         UserError: there is no such file.
     """
-    if not _is_file(reference):
-        return None
-    path = Path(reference.rpartition(":")[0])
-    if not path.is_file():
+    return {path: digest_of(path) for path, _ in filter(None, map(_file_parts, pattern_elements(name)))}
+
+
+def digest_of(path: str) -> str:
+    """SHA-256 of a user's source.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not Path(path).is_file():
         raise UserError(f"{path} does not exist: name a Python file and a class in it, as in mine.py:MyMixer.")
-    return str(path), hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def _is_file(name: str) -> bool:
-    return registry.is_file_reference(name)
+def _in_each_element(name: str, change: Callable[[str], str]) -> str:
+    parts = [(element, _file_parts(element)) for element in pattern_elements(name)]
+    return "~".join(element if found is None else f"{change(found[0])}:{found[1]}" for element, found in parts)
+
+
+def _file_parts(element: str) -> tuple[str, str] | None:
+    """Path and class (with its number of repeats) of an element of a pattern; None for a registered name."""
+    reference, star, times = element.partition("*")
+    path, _, attribute = reference.rpartition(":")
+    return (path, attribute + star + times) if registry.is_file_reference(reference) else None
 
 
 def _slug(configuration: Configuration, seed: int) -> str:

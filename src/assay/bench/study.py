@@ -17,7 +17,7 @@ from assay.bench.executors import Event, Executor, InProcess, Workers
 from assay.bench.jobs import Jobs
 from assay.bench.live import View
 from assay.bench.measuring import measured
-from assay.bench.plan import PLAIN, STUDY_SETTINGS, Plan, absolute, source_of
+from assay.bench.plan import PLAIN, STUDY_SETTINGS, Plan, absolute, digest_of, sources_of
 from assay.bench.selection import divided, networks_for
 from assay.bench.statistics import Comparison, Verdict
 from assay.contracts import Evaluation, Task
@@ -223,7 +223,8 @@ def _plan(name: str, opening: dict[str, Any], task: Task, given: dict[str, Any],
     networks, baselines = _chosen_models(given["models"], task)
     methods = _chosen_methods(given["methods"])
     axis = {key: tuple(values) for key, values in given["axis"].items()}
-    sources = dict(filter(None, map(source_of, (*networks, *(part for text in methods for part in text.split("+"))))))
+    named = (*networks, *(part for text in methods for part in text.split("+")))
+    sources = {path: digest for name in named for path, digest in sources_of(name).items()}
     plan = Plan(
         data=name,
         recognised=task.description,
@@ -264,7 +265,7 @@ def _agree(known: Plan, name: str, opening: dict[str, Any], task: Task, given: d
         now["rates"] = _chosen_rates(given["rates"])
     now |= {key: given[key] for key in ("parameters", "batch_size") if given[key] != _DEFAULTS[key]}
     now |= {key: given[key] for key in ("budget", "threads") if given[key] is not None}
-    now["sources"] = {path: (source_of(f"{path}:_") or ("", ""))[1] for path in known.sources}
+    now["sources"] = {path: digest_of(path) for path in known.sources}
     clause = known.disagreement(now)
     if clause is not None:
         raise UserError(f"The study cannot go on: {clause}; leave the option away, or choose another --output.")

@@ -66,18 +66,27 @@ def fold_queries(model: nn.Module) -> nn.Module:
 
 
 def deepen(model: nn.Module, block: int) -> nn.Module:
-    """Insert, after block ``block`` of a sequence model, a copy that starts as the identity: its two residual branches end in zeros.
+    """Insert, after block ``block`` of a sequence model, a copy that starts as the identity: a learned scale of 0 on each of its branches.
+
+    Source of the scale: Bachlechner et al. (2020), ReZero is All You Need: Fast Convergence at Large Depth.
 
     Raises:
-        ValueError: the model has no list of blocks, or none of that number.
+        ValueError: the model has no list of blocks, or none of that number; no copy of that block can be the identity.
     """
     import copy
 
+    from assay.nn.norm import LayerScale
+
     blocks = _blocks(model, block)
     twin: Any = copy.deepcopy(blocks[block])
-    for layer in (_last_linear(twin.mixer), twin.feed_forward.contract):
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
+    if twin.post_norm:
+        raise ValueError("a block that normalises after its sums changes what passes through it: no copy of it can be the identity")
+    width: Any = model.width
+    for branch in ("mixer", "feed_forward"):
+        if getattr(twin, branch) is not None:
+            scale = LayerScale(width).to(next(twin.parameters()).device)
+            nn.init.zeros_(scale.scale)
+            setattr(twin, f"{branch}_scale", scale)
     blocks.insert(block + 1, twin)
     return model
 
@@ -100,10 +109,3 @@ def _blocks(model: nn.Module, index: int) -> nn.ModuleList:
     if not 0 <= index < len(blocks):
         raise ValueError(f"block {index} does not exist: {type(model).__name__} has {len(blocks)}")
     return blocks
-
-
-def _last_linear(mixer: nn.Module) -> nn.Linear:
-    linears = [module for module in mixer.modules() if isinstance(module, nn.Linear) and module.bias is not None]
-    if not linears:
-        raise ValueError(f"{type(mixer).__name__} does not end in a linear map, so a copy of it cannot start as the identity")
-    return linears[-1]
