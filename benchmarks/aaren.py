@@ -6,13 +6,12 @@ call needs, whatever else the machine does.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timing import medians
 
 from assay.nn import Aaren, SoftmaxAttention
 from assay.ops.prefix_attention import prefix_attention
@@ -20,18 +19,6 @@ from assay.ops.prefix_attention import prefix_attention
 HEADS, HEAD_WIDTH = 8, 64
 WIDTH = HEADS * HEAD_WIDTH
 STREAMED = 16_384
-
-
-def medians(rivals: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, in turns, after one call that is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for turn in range(repeats + 1):
-        for name, function in rivals.items():
-            started = time.process_time()
-            function()
-            if turn:
-                times[name].append(1e3 * (time.process_time() - started))
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def forward_rivals(length: int) -> dict[str, Callable[[], Any]]:

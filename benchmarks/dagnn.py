@@ -8,14 +8,14 @@ the time (or the bytes kept for backward) of the other way divided by Assay's.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import scipy.sparse
 import torch
 from scipy.sparse.csgraph import reverse_cuthill_mckee
+from timing import medians
 from torch import Tensor
 from torch_geometric.nn import APPNP, SGConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
@@ -32,17 +32,14 @@ def random_graph(nodes: int) -> Tensor:
     return torch.cat([half, half.flip(0)], dim=1).unique(dim=1)
 
 
-def medians(ways: dict[str, Callable[[], Tensor]], x: Tensor) -> dict[str, float]:
-    """Milliseconds of forward and backward, ways taken in turn so that a busy moment hits them all."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for repeat in range(REPEATS + 1):
-        for name, way in ways.items():
-            x.grad = None
-            started = time.perf_counter()
-            way().square().sum().backward()
-            if repeat:  # the first warms up
-                taken[name].append(1e3 * (time.perf_counter() - started))
-    return {name: statistics.median(times) for name, times in taken.items()}
+def trained(ways: dict[str, Callable[[], Tensor]], x: Tensor) -> dict[str, float]:
+    """Milliseconds of forward and backward."""
+
+    def step(way: Callable[[], Tensor]) -> None:
+        x.grad = None
+        way().square().sum().backward()
+
+    return medians({name: partial(step, way) for name, way in ways.items()}, REPEATS)
 
 
 def kept_bytes(way: Callable[[], Tensor]) -> int:
@@ -99,7 +96,7 @@ def adaptive(nodes: int) -> None:
         ways["dense matrix, stacked"] = lambda: products(x, dense, part.score)
     for way in ways.values():
         torch.testing.assert_close(way(), ways["assay"](), rtol=1e-3, atol=1e-4)
-    report(f"adaptive sum, {nodes:,} nodes, {HOPS} hops", medians(ways, x), {name: kept_bytes(way) for name, way in ways.items()})
+    report(f"adaptive sum, {nodes:,} nodes, {HOPS} hops", trained(ways, x), {name: kept_bytes(way) for name, way in ways.items()})
 
 
 def fixed(nodes: int) -> None:
@@ -115,7 +112,7 @@ def fixed(nodes: int) -> None:
     }
     for way in ways.values():
         torch.testing.assert_close(way(), ways["assay"](), rtol=1e-3, atol=1e-4)
-    report(f"fixed, {nodes:,} nodes, {HOPS} hops", medians(ways, x))  # ours keeps nothing for backward, so there is no ratio of memory
+    report(f"fixed, {nodes:,} nodes, {HOPS} hops", trained(ways, x))  # ours keeps nothing for backward, so there is no ratio of memory
 
 
 def normalising(nodes: int) -> None:
@@ -123,9 +120,11 @@ def normalising(nodes: int) -> None:
     edges = random_graph(nodes)
     weight = torch.ones(edges.shape[1])
     normalised_operator(edges, nodes, weight)
-    found = statistics.median(_milliseconds(lambda: normalised_operator(edges, nodes, weight)) for _ in range(REPEATS))
-    theirs = statistics.median(_milliseconds(lambda: gcn_norm(edges, None, nodes)) for _ in range(REPEATS))
-    print(f"\nnormalising, {nodes:,} nodes: torch_geometric's gcn_norm at every call takes {theirs / found:,.0f}× a remembered operator")
+    ways = {"ours": lambda: normalised_operator(edges, nodes, weight), "theirs": lambda: gcn_norm(edges, None, nodes)}
+    taken = medians(ways, REPEATS)
+    print(
+        f"\nnormalising, {nodes:,} nodes: torch_geometric's gcn_norm at every call takes {taken['theirs'] / taken['ours']:,.0f}× a remembered operator"
+    )
 
 
 def reordering(nodes: int) -> None:
@@ -136,18 +135,9 @@ def reordering(nodes: int) -> None:
     place = torch.from_numpy(np.argsort(order).copy())
     plain, renumbered = normalised_operator(edges, nodes), normalised_operator(place[edges], nodes)
     x = torch.randn(nodes, WIDTH)
-    taken = {name: [] for name in ("plain", "renumbered")}
-    for _ in range(REPEATS):
-        taken["plain"].append(_milliseconds(lambda: propagate(x, plain, HOPS)))
-        taken["renumbered"].append(_milliseconds(lambda: propagate(x, renumbered, HOPS)))
-    ratio = statistics.median(taken["plain"]) / statistics.median(taken["renumbered"])
+    taken = medians({"plain": lambda: propagate(x, plain, HOPS), "renumbered": lambda: propagate(x, renumbered, HOPS)}, REPEATS)
+    ratio = taken["plain"] / taken["renumbered"]
     print(f"\nreverse Cuthill-McKee, {nodes:,} nodes: products as the nodes came take {ratio:.2f}× those of renumbered nodes")
-
-
-def _milliseconds(way: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    way()
-    return 1e3 * (time.perf_counter() - started)
 
 
 def report(title: str, times: dict[str, float], kept: dict[str, int] | None = None) -> None:

@@ -10,14 +10,13 @@ log time over log length from 2,048 positions on; strided attention has blocks o
 from __future__ import annotations
 
 import math
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from timing import medians
 from torch import nn
 
 from assay import registry
@@ -42,18 +41,6 @@ def kinds(length: int) -> dict[str, dict[str, Any]]:
         "strided-sparse-attention": {"causal": False, "pattern": "strided", "block": root},
         "synthesizer": {"length": length, "mode": "factorized_random"},
     }
-
-
-def medians(rivals: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, in turns, after one call that is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for turn in range(repeats + 1):
-        for name, function in rivals.items():
-            started = time.process_time()
-            function()
-            if turn:
-                times[name].append(1e3 * (time.process_time() - started))
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def layers(length: int) -> dict[str, nn.Module]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import importlib
 import math
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timing import medians
 from torch import Tensor, nn
 
 from assay.nn.attention.linear import LinearAttention
@@ -52,18 +51,6 @@ MIXERS: dict[str, Callable[[int], nn.Module]] = {
     "MinLSTM": MinLSTM,
     "LinearRecurrentUnit": LinearRecurrentUnit,
 }
-
-
-def medians(rivals: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, in turns, after one call that is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for turn in range(repeats + 1):
-        for name, function in rivals.items():
-            started = time.process_time()
-            function()
-            if turn:
-                times[name].append(1e3 * (time.process_time() - started))
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def trained(function: Callable[[], Tensor], leaves: list[Tensor]) -> Callable[[], Any]:

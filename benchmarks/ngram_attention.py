@@ -7,12 +7,11 @@ call needs, whatever else the machine does.
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from timing import medians
 
 from assay.nn import SoftmaxAttention
 from assay.nn.attention.ngram import NGramAttention
@@ -21,18 +20,6 @@ from assay.ops.suffix_matches import successor_average
 BATCH, WIDTH, SYMBOLS, ORDER = 4, 64, 20, 3
 LENGTHS = (250, 500, 1000, 2000)
 STREAMED = (1_000, 16_000)
-
-
-def medians(rivals: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, in turns, after one call that is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for turn in range(repeats + 1):
-        for name, function in rivals.items():
-            started = time.process_time()
-            function()
-            if turn:
-                times[name].append(1e3 * (time.process_time() - started))
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def averages(length: int, training: bool) -> dict[str, Callable[[], Any]]:

@@ -6,13 +6,12 @@ call needs, whatever else the machine does.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
+from timing import medians
 from torch import Tensor, nn
 
 from assay.measure import parameter_count
@@ -29,18 +28,6 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         power = x ** (order - place)
         y = y + coefficient * power * (power.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
     return y
-
-
-def medians(rivals: dict[str, Callable[[], Any]], repeats: int = 15) -> dict[str, float]:
-    """Median milliseconds of each, in turns, after two calls that are not timed (the compiler works in them)."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for turn in range(-2, repeats):
-        for name, function in rivals.items():
-            started = time.process_time()
-            function()
-            if turn >= 0:
-                times[name].append(1e3 * (time.process_time() - started))
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def saved_bytes(function: Callable[[], Tensor], inputs: Tensor) -> int:
@@ -77,7 +64,7 @@ def main() -> None:
     torch.manual_seed(0)
     x = torch.randn(ROWS, SIZE, requires_grad=True)
     weight, bias = torch.full((3,), 1 / 3, requires_grad=True), torch.zeros(1, requires_grad=True)
-    taken = medians({name: partial(step, function, x, weight, bias) for name, function in activations().items()})
+    taken = medians({name: partial(step, function, x, weight, bias) for name, function in activations().items()}, 15, warm=2)
     print(f"forward and backward of {ROWS} rows of {SIZE}, float32, one thread; fused {taken['fused']:.1f} ms")
     for name in list(taken)[1:]:
         print(f"  {taken[name] / taken['fused']:.2f} × {name}")
@@ -93,7 +80,7 @@ def main() -> None:
     def train(net: nn.Module) -> Callable[[], Any]:
         return lambda: torch.autograd.grad(net(inputs).square().mean(), list(net.parameters()))
 
-    taken = medians({name: train(net) for name, net in nets.items()})
+    taken = medians({name: train(net) for name, net in nets.items()}, 15, warm=2)
     counts = {parameter_count(net) for net in nets.values()}
     print(f"a feed-forward net of width {WIDTH}, {min(counts):,} to {max(counts):,} parameters, forward and backward against SwiGLU's:")
     for name in list(taken)[1:]:

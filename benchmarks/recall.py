@@ -7,30 +7,17 @@ call needs, whatever else the machine does.
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from timing import medians
 
 from assay.nn.attention.selective import SelectiveAttention
 from assay.nn.attention.softmax import SoftmaxAttention
 
 WIDTH = 128
 LENGTHS = (512, 1024, 2048, 4096, 8192)
-
-
-def medians(rivals: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, in turns, after one call that is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for turn in range(repeats + 1):
-        for name, function in rivals.items():
-            started = time.process_time()
-            function()
-            if turn:
-                times[name].append(1e3 * (time.process_time() - started))
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def rivals(length: int) -> dict[str, Callable[[], Any]]:

@@ -7,13 +7,12 @@ taken, with one thread: it is the time a call needs, whatever else the machine d
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timing import medians, processor_seconds, wall_seconds
 from torch import Tensor
 
 from assay.ops import sigmoid_attention_compiled
@@ -26,25 +25,14 @@ DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
 
 def seconds(function: Callable[[], Any]) -> float:
     if DEVICE == "cpu":
-        started = time.process_time()
+        return processor_seconds(function)
+
+    def finished() -> None:
         function()
-        return time.process_time() - started
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    function()
-    torch.cuda.synchronize()
-    return time.perf_counter() - started
+        torch.cuda.synchronize()
 
-
-def medians(rivals: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, in turns, after one call that is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for turn in range(repeats + 1):
-        for name, function in rivals.items():
-            taken = seconds(function)
-            if turn:
-                times[name].append(taken)
-    return {name: statistics.median(taken) for name, taken in times.items()}
+    torch.cuda.synchronize()
+    return wall_seconds(finished)
 
 
 def inputs(length: int) -> list[Tensor]:
@@ -91,7 +79,7 @@ def x_transformers(causal: bool) -> Any:
 def report(what: str, taken: dict[str, float]) -> None:
     ours = taken.pop("sigmoid")
     ratios = ", ".join(f"{other / ours:.2f} × {name}" for name, other in taken.items())
-    print(f"{what}: {1e3 * ours:.1f} ms, faster than others by {ratios}", flush=True)
+    print(f"{what}: {ours:.1f} ms, faster than others by {ratios}", flush=True)
 
 
 def main() -> None:
@@ -105,8 +93,8 @@ def main() -> None:
             name = f"{length} positions, {'causal' if causal else 'full'}"
             repeats = 15 if length <= 2048 else 7
             with torch.no_grad():
-                report(f"forward,  {name}", medians(forward_rivals(length, causal), repeats))
-            report(f"backward, {name}", medians(backward_rivals(length, causal), max(3, repeats // 2)))
+                report(f"forward,  {name}", medians(forward_rivals(length, causal), repeats, seconds))
+            report(f"backward, {name}", medians(backward_rivals(length, causal), max(3, repeats // 2), seconds))
 
 
 if __name__ == "__main__":
