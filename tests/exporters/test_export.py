@@ -63,7 +63,7 @@ def test_onnx_forward_for_batches_of_any_size(name, signature, parameters, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["aaren", "lstm", "gru"])
+@pytest.mark.parametrize("name", ["aaren", "lstm", "gru", "attention", "sliding-window-attention"])
 def test_onnx_step_streams_to_the_forward_prediction(name, tmp_path):
     model = made(name, SERIES)
     _, step = to_onnx(model, tmp_path, step=True)
@@ -77,6 +77,28 @@ def test_onnx_step_streams_to_the_forward_prediction(name, tmp_path):
         given = {"x": x[:, t].numpy(), **{f"state_{index}": leaf for index, leaf in enumerate(state)}}
         prediction, *state = session.run(None, {key: value for key, value in given.items() if key in names})
     np.testing.assert_allclose(prediction, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_a_step_that_drifts_from_the_stream_is_refused(tmp_path, monkeypatch):
+    """The step file is run over a whole stream: an error that one step does not show must be found."""
+    monkeypatch.setattr("assay.exporters.onnx._difference", lambda want, got: float(np.abs(want - got).max() + 1e-6))
+    monkeypatch.setattr("assay.exporters.onnx.TOLERANCE", 1e-6)
+    with pytest.raises(UserError, match="differs"):
+        to_onnx(made("gru", SERIES), tmp_path, step=True)
+    assert not (tmp_path / "step.onnx").exists()
+
+
+def test_what_cannot_be_traced_is_said_in_the_tracers_own_words(tmp_path):
+    class Peeking(torch.nn.Module):
+        signature = Signature(Table(3), Class(2))
+
+        def forward(self, batch):
+            if batch["table"].sum() > 0:
+                raise AssertionError
+            return batch
+
+    with pytest.raises(UserError, match="cannot be traced: .*data-dependent.*; use --to safetensors"):
+        to_torch(Peeking(), tmp_path)
 
 
 def test_folded_aaren_exports_with_half_the_parameters(tmp_path):

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +16,9 @@ from torch.utils import _pytree as pytree
 
 from assay.contracts import Batch, Events, Image, Pair, Series, Signature, Table, Tokens
 from assay.errors import UserError
+
+TRACED_SIZE = 5
+"""Size of a growing dimension in a trace: any that is none of a small model's own."""
 
 
 def example_batch(signature: Signature, batch_size: int = 2, seed: int = 0) -> Batch:
@@ -67,14 +76,72 @@ class StepView(nn.Module):
         return (prediction, *pytree.tree_leaves(after))
 
 
-def step_example(model: Any, signature: Signature, batch_size: int = 1) -> tuple[StepView, tuple[Tensor, ...]]:
+@dataclass(frozen=True)
+class StepExample:
+    """What an exporter needs to trace a step.
+
+    Args:
+        view: the step as a function of tensors.
+        initial: a first input and the state before it.
+        arguments: the same, with room in what grows with the stream, so that a trace does not take its size for fixed.
+        dynamic: which dimensions grow, as ``torch.export`` wants to be told; None where the state has one size for ever.
+    """
+
+    view: StepView
+    initial: tuple[Tensor, ...]
+    arguments: tuple[Tensor, ...]
+    dynamic: Any
+
+
+def step_example(model: Any, signature: Signature, batch_size: int = 1) -> StepExample:
     """The step view of a model and example arguments for it, the initial state among them.
 
     Raises:
-        UserError: the model does not stream.
+        UserError: the model does not stream, or its step cannot be traced.
     """
     if not getattr(model, "causal", False) or not isinstance(signature.input, Tokens | Series):
         raise UserError(f"{type(model).__name__} has no step function to export: only causal sequence models stream.")
     leaves, structure = pytree.tree_flatten(model.initial_state(batch_size))
     x = next(iter(example_batch(signature, batch_size).values()))[:, 0]
-    return StepView(model, structure), (x, *leaves)
+    view, initial = StepView(model, structure), (x, *leaves)
+    with tracing("The step of this model"):
+        after = torch.export.export(view.eval(), initial).module()(*initial)[1:]
+    sizes = [
+        [before if before == then else None for before, then in zip(old.shape, new.shape, strict=True)]
+        for old, new in zip(leaves, after, strict=True)
+    ]
+    if all(None not in size for size in sizes):
+        return StepExample(view, initial, initial, None)
+    filled = (old.new_zeros([TRACED_SIZE if n is None else n for n in size]) for old, size in zip(leaves, sizes, strict=True))
+    dynamic = tuple({place: torch.export.Dim.AUTO for place, n in enumerate(size) if n is None} for size in sizes)
+    return StepExample(view, initial, (x, *filled), (None, dynamic))
+
+
+@contextlib.contextmanager
+def tracing(what: str) -> Iterator[None]:
+    """Quiet while the tracer works; whatever it raises is said in one line.
+
+    Raises:
+        UserError: with the tracer's reason.
+    """
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # the tracer raises many kinds; each means the same to a person
+        raise UserError(f"{what} cannot be traced: {_reason(error)}; use --to safetensors.") from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """The first sentence of the exception at the bottom: those above it say only that something failed."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

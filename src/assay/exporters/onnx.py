@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import logging
-import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import UserError, require
-from assay.exporters.example import TensorView, example_batch, step_example
+from assay.exporters.example import TensorView, example_batch, step_example, tracing
 
 TOLERANCE = 1e-4
+STREAMED = 1000
+"""Positions that a step file is run over, beside the model in PyTorch."""
 
 
 def to_onnx(model: Any, folder: Path, *, step: bool = False) -> list[Path]:
     """Write ``model.onnx`` (and ``step.onnx`` of a streaming model when asked), each equal to PyTorch within 1e-4.
 
     The forward file takes any batch size at the signature's length; the step file takes one position and the state, and returns the
-    prediction and the next state. Input names are the batch's names.
+    prediction and the next state. Input names are the batch's names. The state of a step begins as `model.initial_state(1)`; what grows
+    with the stream (keys and values that were read) begins empty and comes back longer from each call, with a window up to its size.
 
     Args:
         model: a built network, in evaluation mode.
-        folder: where the files go; nothing is left there when a check fails.
+        folder: where the files go; one that does not pass its check is not kept.
         step: export the step function too.
 
     Raises:
@@ -38,50 +40,84 @@ def to_onnx(model: Any, folder: Path, *, step: bool = False) -> list[Path]:
     require("onnxruntime", "export", "Checking an ONNX file")
     signature = model.signature
     batch = example_batch(signature, batch_size=2)
-    written = [_checked(TensorView(model, list(batch)), tuple(batch.values()), list(batch), ["prediction"], folder / "model.onnx", True)]
+    view, names = TensorView(model, list(batch)), list(batch)
+    arguments, sizes = tuple(batch.values()), (tuple({0: torch.export.Dim("batch", min=1)} for _ in batch),)
+    with _checked(folder / "model.onnx") as (partial, differences):
+        _write(view, arguments, names, ["prediction"], partial, sizes)
+        differences += [_largest_difference(view, given, names, partial) for given in (arguments, _repeated(arguments))]
+    written = [folder / "model.onnx"]
     if step:
-        view, arguments = step_example(model, signature)
-        states = [f"state_{index}" for index in range(len(arguments) - 1)]
-        outputs = ["prediction", *[f"next_{name}" for name in states]]
-        written.append(_checked(view, arguments, ["x", *states], outputs, folder / "step.onnx", False))
+        written.append(_write_step(model, folder / "step.onnx"))
     description = {"signature": signature.to_json(), "files": [path.name for path in written], "tolerance": TOLERANCE}
     (folder / "onnx.json").write_text(json.dumps(description, indent=1))
     return written
 
 
-def _checked(view: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str], path: Path, any_batch: bool) -> Path:
-    partial = path.with_suffix(".partial.onnx")
+def _write_step(model: Any, path: Path) -> Path:
+    example = step_example(model, model.signature)
+    states = [f"state_{index}" for index in range(len(example.initial) - 1)]
+    outputs = ["prediction", *(f"next_{name}" for name in states)]
+    with _checked(path) as (partial, differences):
+        _write(example.view, example.arguments, ["x", *states], outputs, partial, example.dynamic)
+        differences.append(_difference_in_a_stream(model, example.initial[1:], states, partial))
+    return path
+
+
+@contextlib.contextmanager
+def _checked(path: Path) -> Iterator[tuple[Path, list[float]]]:
+    """A name to write under and a list for the differences found; the file gets its own name if all are small, and else goes."""
+    partial, differences = path.with_suffix(".partial.onnx"), []
     try:
-        _write(view, arguments, inputs, outputs, partial, any_batch)
-        others = [arguments, _repeated(arguments)] if any_batch else [arguments]
-        worst = max(_largest_difference(view, given, inputs, partial) for given in others)
+        yield partial, differences
+        worst = max(differences)
         if not worst <= TOLERANCE:
             raise UserError(f"ONNX Runtime differs from PyTorch by {worst:.1e} (allowed {TOLERANCE:.0e}): {path.name} was not kept.")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-    return path
 
 
-def _write(view: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str], path: Path, any_batch: bool) -> None:
-    dynamic: Any = tuple({0: torch.export.Dim("batch", min=1)} for _ in arguments) if any_batch else None
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), _quiet():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                view.eval(),
-                arguments,
-                str(path),
-                input_names=inputs,
-                output_names=outputs,
-                dynamo=True,
-                external_data=False,
-                dynamic_shapes=(dynamic,) if dynamic else None,
-                verbose=False,
-            )
-    except Exception as error:  # the exporter raises many kinds; each means the same to a person
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise UserError(f"This model has no ONNX form: {reason}; use --to torch or --to safetensors.") from error
+def _write(view: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str], path: Path, dynamic: Any) -> None:
+    with tracing("This model"):
+        torch.onnx.export(
+            view.eval(),
+            arguments,
+            str(path),
+            input_names=inputs,
+            output_names=outputs,
+            dynamo=True,
+            external_data=False,
+            dynamic_shapes=dynamic,
+            verbose=False,
+        )
+
+
+def _difference_in_a_stream(model: Any, state: tuple[Tensor, ...], names: list[str], path: Path) -> float:
+    """Between the file's predictions, a position at a time from the initial state, and those of the model's `scan`."""
+    x, expected = _stream(model)
+    runtime = _runtime(path)
+    present = {entry.name for entry in runtime.get_inputs()}
+    values = [leaf.numpy() for leaf in state]
+    worst = 0.0
+    for position in range(x.shape[1]):
+        feed = {"x": x[:, position].numpy(), **dict(zip(names, values, strict=True))}
+        prediction, *values = runtime.run(None, {name: value for name, value in feed.items() if name in present})
+        worst = max(worst, _difference(expected[:, position].numpy(), np.asarray(prediction)))
+    return worst
+
+
+def _stream(model: Any) -> tuple[Tensor, Tensor]:
+    """Random inputs of `STREAMED` positions, or of the signature's length where a part reaches no further, and the predictions."""
+    for length in (STREAMED, model.signature.input.length):
+        signature = replace(model.signature, input=replace(model.signature.input, length=length))
+        x = next(iter(example_batch(signature, batch_size=1).values()))
+        try:
+            with torch.no_grad():
+                return x, model.scan(x, model.initial_state(1))[0]
+        except ValueError:
+            if length == model.signature.input.length:
+                raise
+    raise AssertionError("the signature's own length serves")
 
 
 def _repeated(arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -90,9 +126,7 @@ def _repeated(arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def _largest_difference(view: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], path: Path) -> float:
-    import onnxruntime
-
-    runtime = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    runtime = _runtime(path)
     present = {entry.name for entry in runtime.get_inputs()}
     feed = {name: argument.numpy() for name, argument in zip(inputs, arguments, strict=True) if name in present}
     with torch.no_grad():
@@ -102,20 +136,12 @@ def _largest_difference(view: nn.Module, arguments: tuple[Tensor, ...], inputs: 
     return max(_difference(want.numpy(), np.asarray(got)) for want, got in zip(expected, found, strict=True))
 
 
+def _runtime(path: Path) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
 def _difference(want: np.ndarray, got: np.ndarray) -> float:
     same = np.isinf(want) & (want == got)  # the empty prefix's maximum is -inf on both sides
     return float(np.max(np.abs(np.where(same, 0, want) - np.where(same, 0, got)), initial=0.0))
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Keep the exporter's own progress off a person's screen."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from assay.errors import UserError
-from assay.exporters.example import TensorView, example_batch, step_example
+from assay.exporters.example import TensorView, example_batch, step_example, tracing
 
 
 def to_torch(model: Any, folder: Path, *, step: bool = False) -> list[Path]:
@@ -27,19 +26,17 @@ def to_torch(model: Any, folder: Path, *, step: bool = False) -> list[Path]:
     dynamic: Any = (tuple({0: torch.export.Dim("batch", min=1)} for _ in batch),)
     written = [_write(TensorView(model, list(batch)), tuple(batch.values()), folder / "model.pt2", dynamic)]
     if step:
-        view, arguments = step_example(model, model.signature)
-        written.append(_write(view, arguments, folder / "step.pt2", None))
+        example = step_example(model, model.signature)
+        written.append(_write(example.view, example.arguments, folder / "step.pt2", example.dynamic))
     return written
 
 
 def _write(view: nn.Module, arguments: tuple[Any, ...], path: Path, dynamic: Any) -> Path:
     partial = path.with_suffix(".partial.pt2")
     try:
-        torch.export.save(torch.export.export(view.eval(), arguments, dynamic_shapes=dynamic), str(partial))
+        with tracing("This model"):
+            torch.export.save(torch.export.export(view.eval(), arguments, dynamic_shapes=dynamic), str(partial))
         partial.replace(path)
-    except Exception as error:  # the tracer raises many kinds; each means the same to a person
-        reason = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"torch.export cannot trace this model: {reason}; use --to safetensors.") from error
     finally:
         partial.unlink(missing_ok=True)
     return path

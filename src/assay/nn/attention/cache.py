@@ -25,11 +25,12 @@ class CacheState(NamedTuple):
     written: Tensor
 
 
-def empty_cache(batch_size: int, heads: int, head_width: int, like: Tensor) -> CacheState:
-    """A cache without entries, of the type and device of ``like``."""
-    empty = like.new_zeros(batch_size, heads, 0, head_width)
+def empty_cache(batch_size: int, heads: int, head_width: int, like: Tensor, value_width: int | None = None) -> CacheState:
+    """A cache without entries, of the type and device of ``like``; values are as wide as keys unless it is said."""
+    keys = like.new_zeros(batch_size, heads, 0, head_width)
+    values = like.new_zeros(batch_size, heads, 0, head_width if value_width is None else value_width)
     lengths = torch.zeros(batch_size, dtype=torch.long, device=like.device)
-    return CacheState(empty, empty, lengths, lengths.clone(), lengths.clone())
+    return CacheState(keys, values, lengths, lengths.clone(), lengths.clone())
 
 
 def is_even(state: CacheState) -> bool:
@@ -71,20 +72,20 @@ def trimmed(state: CacheState, keep: int) -> CacheState:
         return state
     kept = state.lengths.clamp(max=keep)
     place = (state.lengths - kept)[:, None] + torch.arange(keep, device=kept.device)
-    place = place.clamp(max=stored - 1)[:, None, :, None].expand(-1, state.keys.shape[1], -1, state.keys.shape[3])
+    place = place.clamp(max=stored - 1)[:, None, :, None]
     room = FIRST_CAPACITY + keep
     keys, values = (
-        torch.cat([old.gather(2, place), old.new_zeros(*old.shape[:2], room, old.shape[3])], 2) for old in (state.keys, state.values)
+        torch.cat([old.gather(2, place.expand(-1, old.shape[1], -1, old.shape[3])), old.new_zeros(*old.shape[:2], room, old.shape[3])], 2)
+        for old in (state.keys, state.values)
     )
     return CacheState(keys, values, kept, state.dropped + state.lengths - kept, kept.clone())
 
 
 def _copied(state: CacheState, capacity: int) -> CacheState:
     used = int(state.lengths.max()) if len(state.lengths) else 0
-    batch, heads, _, head_width = state.keys.shape
 
     def copied(old: Tensor) -> Tensor:
-        new = old.new_zeros(batch, heads, capacity, head_width)
+        new = old.new_zeros(*old.shape[:2], capacity, old.shape[3])
         new[:, :, :used] = old[:, :, :used]
         return new
 

@@ -131,7 +131,7 @@ class CachedAttention(StreamingMixer):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""
         self._check_input(x)
-        if self.causal and self.window is not None and self.window < x.shape[1]:
+        if self.causal and self.window is not None and self.window < x.shape[1] and not torch.compiler.is_exporting():
             return self.scan(x, self.initial_state(len(x)), mask)[0]  # block by block: linear in the length
         positions = _positions(x, mask)
         queries, keys, values = self.projected(x, positions)
@@ -149,6 +149,8 @@ class CachedAttention(StreamingMixer):
         state = CacheState(*state)
         if x.shape[1] == 0:
             return x, state
+        if torch.compiler.is_exporting() and mask is None:
+            return self._scan_filled(x, state)
         even = mask is None and is_even(state)
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         positions = (state.dropped + state.lengths)[:, None] + real.cumsum(1) - 1
@@ -189,6 +191,25 @@ class CachedAttention(StreamingMixer):
         return Scope(positions, positions, visible[:, None])
 
     # -------------------------------------------------------------------------------------------- inside
+
+    def _scan_filled(self, x: Tensor, state: CacheState) -> tuple[Tensor, CacheState]:
+        """A chunk in a graph that cannot look at numbers: buffers hold what was read and no more, and grow by concatenation."""
+        positions = (state.dropped + state.lengths)[:, None] + torch.arange(x.shape[1], device=x.device)
+        queries, keys, values = self.projected(x, positions)
+        keys, values = torch.cat([state.keys, keys], 2), torch.cat([state.values, values], 2)
+        entries = state.dropped[:, None] + torch.arange(keys.shape[2], device=x.device)
+        visible = None
+        if x.shape[1] > 1 or self.window is not None:
+            ahead = entries[:, None, :] - positions[..., None]
+            visible = ahead <= 0 if self.window is None else (ahead <= 0) & (ahead > -self.window)
+            visible = visible[:, None]
+        mixed = self.attend(queries, keys, values, Scope(positions, entries, visible))
+        everything = keys.shape[2]
+        if self.window is not None:
+            keys, values = (old[:, :, max(0, everything - self.window + 1) :] for old in (keys, values))
+        dropped = state.dropped + (everything - keys.shape[2])
+        lengths = state.lengths + (x.shape[1] - everything + keys.shape[2])
+        return self.joined(mixed), CacheState(keys, values, lengths, dropped, lengths.clone())
 
     def _attend_cached(self, queries: Tensor, state: CacheState, positions: Tensor, newest: bool) -> Tensor:
         """Queries over the cache, those under a window block by block; ``newest``: one query a row, at the last entry."""
