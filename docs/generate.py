@@ -3,6 +3,7 @@
 Runs as a mkdocs hook before every build, or by hand:
 
     python docs/generate.py             write docs/parts and docs/papers
+    python docs/generate.py --forms     first try torch.compile and ONNX on every mixer, into docs/data/forms.json
     python docs/generate.py --measure   first measure parameters, operations and time of every mixer and model into docs/data/timings.json
     python docs/generate.py --add-report STUDY NAME     copy a study's report into the gallery, with a picture of its first screen
 """
@@ -106,6 +107,10 @@ def _part_page(kind: str, name: str, found: Any, document: str, timing: dict[str
         lines += [_markdown(constructor), ""]
     if kind in ("mixer", "model"):
         lines += ["## Cost", "", *_cost(kind, timing, machine), ""]
+    forms = (_json(DATA / "forms.json") or {}).get(name, {}) if kind == "mixer" else {}
+    if forms:
+        lines += ["## Other forms", "", "Against PyTorch, a small model with this mixer (steps over 1,000 positions):", ""]
+        lines += ["| form | result |", "|---|---|", *(f"| {form} | {_cell(answer)} |" for form, answer in forms.items()), ""]
     return "\n".join(lines)
 
 
@@ -281,7 +286,73 @@ def _measured_mixer(name: str) -> dict[str, Any]:
                 states[position] = state_bytes(mixer.scan(x[:1, :position], mixer.initial_state(1), **chunk)[1])
     times = _times(lambda: mixer(x, **read), mixer)
     size = f"{BATCH} sequences of {LENGTH} positions, width {WIDTH}"
-    return {"size": size, "parameters": parameter_count(mixer), "flops": count_flops(lambda: mixer(x, **read)), **times, "state_bytes": states}
+    return {
+        "size": size,
+        "parameters": parameter_count(mixer),
+        "flops": count_flops(lambda: mixer(x, **read)),
+        **times,
+        "state_bytes": states,
+    }
+
+
+def try_forms() -> None:
+    """Compile and export a small model of every mixer, and keep what came of it."""
+    import torch
+
+    from assay import registry
+
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    for name in registry.TABLE["mixer"]:
+        found[name] = {"torch.compile": _compiled(name), **_exported(name)}
+        print(name, found[name], flush=True)
+    (DATA / "forms.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _compiled(name: str) -> str:
+    """What `torch.compile` makes of a mixer, with and without padding."""
+    import torch
+
+    from assay import registry
+
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    mixer, x = registry.resolve("mixer", name)(16).eval(), torch.randn(2, 65, 16)
+    read = {"tokens": torch.randint(0, 7, (2, 65))} if "tokens" in getattr(mixer, "inputs", ()) else {}
+    masks = (None, torch.arange(65)[None] < torch.tensor([[65], [30]]))
+    try:
+        with torch.no_grad():
+            compiled = torch.compile(mixer)
+            errors = [(compiled(x, mask, **read) - mixer(x, mask, **read))[slice(None) if mask is None else mask] for mask in masks]
+    except Exception as error:  # whatever a compiler raises is what there is to say
+        return f"no: {str(error).splitlines()[0][:200] if str(error) else type(error).__name__}"
+    worst = max(float(error.abs().max()) for error in errors)
+    return "the same" if worst <= 1e-4 else f"no: differs by {worst:.0e}"
+
+
+def _exported(name: str) -> dict[str, str]:
+    """What ONNX Runtime makes of a small model of a mixer: the whole sequence, and a position at a time."""
+    import tempfile
+
+    from assay.contracts import Class, NextTokens, Signature, Tokens
+    from assay.errors import UserError
+    from assay.exporters.onnx import to_onnx
+    from assay.models import build
+
+    try:
+        model: Any = build(name, Signature(Tokens(11, 24), NextTokens(11)), 20_000).eval()
+    except UserError:  # not causal
+        model = build(name, Signature(Tokens(11, 24), Class(3)), 20_000).eval()
+    forms = {"ONNX": False} | ({"ONNX, a step at a time": True} if model.causal else {})
+    answers = {}
+    for form, step in forms.items():
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                to_onnx(model, Path(folder), step=step)
+            answers[form] = "the same"
+        except UserError as error:
+            answers[form] = f"no: {error}"
+    return answers
 
 
 def _measured_model(name: str) -> dict[str, Any]:
@@ -400,6 +471,8 @@ def _json(path: Path) -> Any:
 if __name__ == "__main__":
     if "--measure" in sys.argv[1:]:
         measure()
+    if "--forms" in sys.argv[1:]:
+        try_forms()
     if sys.argv[1:2] == ["--add-report"]:
         add_report(Path(sys.argv[2]), sys.argv[3])
     write_pages()

@@ -14,7 +14,10 @@ from assay.measure import state_bytes
 from assay.testing.rules import CheckFailed, Report, Rule, copied, require, require_close, run_rules, tensors
 
 LENGTHS = (0, 1, 2, 63, 64, 65)
+LONG = 1000
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
+BFLOAT16_BOUND = 0.03
+"""Root mean square of what bfloat16 changes, relative to that of the output: some eight roundings of 2⁻⁸ in a row."""
 BATCH = 3
 VOCABULARY = 7
 RELATIONS = 3
@@ -26,7 +29,8 @@ def check_mixer(mixer: Callable[[int], nn.Module], width: int = 8) -> Report:
 
     A mixer whose attribute ``inputs`` names ``tokens`` is given random identities (batch, length) of a small vocabulary as that keyword,
     (batch,) in a step; they are changed wherever x is. One that names ``relation`` is given small integers (batch, length, length), and
-    only its ``forward`` is checked.
+    only its ``forward`` is checked. One whose attribute ``chooses`` is True picks positions by comparing scores, and may pick others in
+    bfloat16: there its outputs need only be finite.
 
     Args:
         mixer: ``mixer(width) -> module``: the class itself, or a function that fixes its options.
@@ -53,6 +57,7 @@ def mixer_report(mixer: Callable[[int], nn.Module], width: int = 8) -> Report:
         ("has finite gradients for input and parameters", checks.gradients),
         ("saves and loads through its state dict", checks.state_dict),
         ("does not read masked positions", checks.masked_unread),
+        ("computes in bfloat16", checks.bfloat16),
     ]
     report = run_rules(always, fatal=3)
     if len(report) < len(always) or not checks.causal() or "relation" in checks.inputs():
@@ -139,14 +144,14 @@ class _Mixer:
     def shapes(self) -> str:
         for dtype in TOLERANCES:
             module = self.module(dtype)
-            for length in LENGTHS:
+            for length in _lengths(dtype):
                 sequence = self.sequence(length, dtype)
                 y = _forward(module, sequence)
                 require(isinstance(y, Tensor), f"forward gave a {type(y).__name__}, not a tensor")
                 require(y.shape == sequence.x.shape, f"length {length}: input {tuple(sequence.x.shape)} gave output {tuple(y.shape)}")
                 require(y.dtype == dtype, f"input of {dtype} gave output of {y.dtype}")
                 require(bool(torch.isfinite(y).all()), f"length {length}: the output of a finite input is not finite")
-        return f"lengths {', '.join(map(str, LENGTHS))}; float32 and float64"
+        return f"lengths {', '.join(map(str, LENGTHS))}; float32 (also {LONG}) and float64"
 
     def says_causal(self) -> str:
         module = self.module()
@@ -231,13 +236,29 @@ class _Mixer:
             "leave out the other positions",
         )
 
+    def bfloat16(self) -> str:
+        module, worst = self.module(torch.float32), 0.0
+        low = self.module(torch.float32).to(torch.bfloat16)
+        for length in (65, LONG):
+            exact, rounded = self.sequence(length, torch.float32), self.sequence(length, torch.bfloat16)
+            with torch.no_grad():
+                expected, found = _forward(module, exact), _forward(low, rounded)
+            require(found.dtype == torch.bfloat16, f"input of bfloat16 gave output of {found.dtype}")
+            require(bool(torch.isfinite(found).all()), f"length {length}: the output is not finite in bfloat16")
+            error = (found.float() - expected).square().mean().sqrt() / expected.square().mean().sqrt().clamp(min=1e-12)
+            worst = max(worst, float(error))
+        if getattr(module, "chooses", False):
+            return f"finite; {worst:.0%} of the output changes, as it chooses"
+        require(worst <= BFLOAT16_BOUND, f"bfloat16 changes {worst:.1%} of the output (root mean square), allowed is {BFLOAT16_BOUND:.0%}")
+        return f"within {worst:.1%} of float32"
+
     # ---------------------------------------------------------------------------------------- causal mixers
 
     def scan_equals_forward(self) -> str:
         worst = {}
         for dtype, tolerance in TOLERANCES.items():
             module = self.module(dtype)
-            for length in LENGTHS:
+            for length in _lengths(dtype):
                 sequence = self.sequence(length, dtype)
                 y, _ = _scan(module, sequence)
                 error = require_close(y, _forward(module, sequence), tolerance, f"scan and forward at length {length} in {dtype}")
@@ -331,6 +352,10 @@ class _Mixer:
         if sizes[16] == sizes[256]:
             return f"constant, {sizes[256]} bytes a stream"
         return f"grows: {', '.join(f'{size} bytes after {position}' for position, size in sizes.items())} positions"
+
+
+def _lengths(dtype: torch.dtype) -> tuple[int, ...]:
+    return (*LENGTHS, LONG) if dtype == torch.float32 else LENGTHS
 
 
 def _forward(module: Any, sequence: _Sequence, mask: Tensor | None = None) -> Tensor:

@@ -56,6 +56,8 @@ class SelectiveAttention(StreamingMixer):
         ValueError: sizes that do not fit, an unknown rule, a budget or penalty that is not positive, or tokens that are missing.
     """
 
+    chooses = True  # a score near the threshold falls on either side of it by rounding
+
     def __init__(
         self,
         width: int,
