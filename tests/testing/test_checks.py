@@ -56,6 +56,18 @@ class PeeksByGradient(Good):
         return y + 1e-3 * y.mean(1, keepdim=True), state
 
 
+class SumsInItsOwnType(Good):
+    """A loop adds in bfloat16, whose eight bits are full after some hundred additions."""
+
+    def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        parts = [x[:, :0]]
+        for position in range(x.shape[1]):
+            h = self.linear(x[:, position])
+            state = state + (h if mask is None else torch.where(mask[:, position, None], h, 0.0))
+            parts.append(state[:, None])
+        return torch.cat(parts, 1), state
+
+
 class ReadsPadding(Good):
     def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return super().scan(x, state)
@@ -114,7 +126,7 @@ class Narrows(ForwardAlone):
 
 
 def test_a_good_mixer_keeps_every_rule() -> None:
-    assert len(check_mixer(Good)) == 16
+    assert len(check_mixer(Good)) == 17
 
 
 @pytest.mark.parametrize(
@@ -132,6 +144,7 @@ def test_a_good_mixer_keeps_every_rule() -> None:
         (ForwardAloneBothWays, "says whether it is causal", "`causal = False`"),
         (CausalByName, "says whether it is causal", "initial_state and scan and step are missing"),
         (NoMask, "does not read masked positions", "takes no mask: write forward(self, x, mask=None)"),
+        (SumsInItsOwnType, "computes in bfloat16", "root mean square"),
         (Narrows, "maps (batch, length, width) to the same shape and type", "gave output"),
     ],
 )
@@ -199,8 +212,8 @@ class AsksForTheMoon(Good):
 
 
 def test_mixers_that_read_more_than_x_keep_every_rule() -> None:
-    assert len(check_mixer(SeenBefore)) == 16
-    assert len(check_mixer(Related)) == 8
+    assert len(check_mixer(SeenBefore)) == 17
+    assert len(check_mixer(Related)) == 9
 
 
 @pytest.mark.parametrize(
