@@ -121,6 +121,28 @@ class NextTokens:
         return self.vocabulary
 
 
+END = 0
+"""The symbol that ends a `TokenSequence`, and from which its writing starts."""
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Symbols of an own order and length (a translation, a caption): prediction (batch, length, vocabulary), logits.
+
+    Symbol 0 (`END`) ends a sequence and is what its writing starts from. ``target`` (batch, length), long, ends with it and is filled
+    with it; ``target_mask`` (batch, length) is True up to the first. A model that is given ``target`` predicts each symbol from the true
+    ones before it; without, from its own.
+    """
+
+    vocabulary: int
+    length: int
+
+    @property
+    def size(self) -> int:
+        """Numbers predicted per symbol."""
+        return self.vocabulary
+
+
 @dataclass(frozen=True)
 class NextEvent:
     """The next event's gap and mark at every position: prediction (batch, length, 3·components + marks).
@@ -151,8 +173,8 @@ class Embedding:
 
 
 InputKind: TypeAlias = Table | Tokens | Series | Events | Image | Video | Graph | Pair
-OutputKind: TypeAlias = Class | Values | NextTokens | NextEvent | Embedding
-_SIMPLE_KINDS = (Table, Tokens, Series, Events, Image, Video, Graph, Class, Values, NextTokens, NextEvent, Embedding)
+OutputKind: TypeAlias = Class | Values | NextTokens | TokenSequence | NextEvent | Embedding
+_SIMPLE_KINDS = (Table, Tokens, Series, Events, Image, Video, Graph, Class, Values, NextTokens, TokenSequence, NextEvent, Embedding)
 _KINDS = {kind.__name__: kind for kind in _SIMPLE_KINDS}
 
 

@@ -10,7 +10,7 @@ from assay.errors import MissingExtra, UserError
 from assay.testing import check_compressor, check_method, check_mixer, check_model, check_task
 
 torch.set_num_threads(1)
-NEEDS_A_FILE = ("wordnet",)  # its data comes with no package that pip installs
+NEEDS_A_FILE = ("wordnet", "spoken-prompts", "translation")  # their data come with no package that pip installs
 
 
 @pytest.mark.parametrize("name", registry.names("mixer"))

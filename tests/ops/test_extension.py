@@ -51,6 +51,18 @@ def test_a_source_is_built_once_and_again_only_when_it_changes(source: Path) -> 
 
 
 @needs_compiler
+def test_a_changed_header_beside_the_source_builds_it_again(source: Path) -> None:
+    header = source.parent / "number.hpp"
+    source.write_text('#include "number.hpp"\nextern "C" int answer() { return NUMBER; }\n')
+    for number in (1, 2):
+        header.write_text(f"#define NUMBER {number}\n")
+        extension.compiled.cache_clear()
+        library = extension.compiled(source)
+        assert library is not None
+        assert library.answer() == number
+
+
+@needs_compiler
 def test_processes_that_build_at_once_leave_one_library_and_nothing_else(source: Path) -> None:
     # a compiler that counts its builds, and takes long enough for the processes to meet
     counting, real = source.parent / "counting", shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")

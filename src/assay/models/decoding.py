@@ -1,14 +1,15 @@
-"""Generating tokens from a model that predicts the next one: greedy, sampling with temperature and top-k, beam search."""
+"""Writing tokens with a model that predicts the next one: greedy, sampling with temperature and top-k, beam search, ensembles."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from assay.contracts import NextTokens, State
+from assay.contracts import END, Batch, NextTokens, State, TokenSequence
 
 
 @torch.no_grad()
@@ -46,32 +47,111 @@ def sample(model: nn.Module, prompt: Tensor, count: int, temperature: float = 1.
 
 @torch.no_grad()
 def beam_search(model: nn.Module, prompt: Tensor, count: int, beams: int = 4) -> Tensor:
-    """The likeliest continuation found by keeping the ``beams`` likeliest prefixes at each step.
+    """The likeliest continuation found by keeping the ``beams`` likeliest prefixes at each step; of equals, the first.
 
     Args:
         model: a streaming sequence model with next-token output.
-        prompt: (1, length) tokens.
+        prompt: (batch, length) tokens, length ≥ 1.
         count: tokens to add.
         beams: prefixes kept.
 
     Returns:
-        (1, count) tokens.
+        (batch, count) tokens.
+
+    Raises:
+        ValueError: the model does not predict next tokens or does not stream, the prompt is empty, or there is no beam.
     """
     stream = _checked(model, prompt)
-    if prompt.shape[0] != 1 or beams < 1:
-        raise ValueError(f"beam search takes one prompt and at least one beam, got {prompt.shape[0]} prompts and beams={beams}")
-    predictions, state = stream.scan(prompt, stream.initial_state(1))
-    scores, first = predictions[:, -1].log_softmax(-1).topk(min(beams, predictions.shape[-1]))
-    prefixes, scores = first.T, scores[0]
-    state = select_state(state, torch.zeros(len(prefixes), dtype=torch.long))
-    for _ in range(count - 1):
-        logits, state = stream.step(prefixes[:, -1], state)
-        total = scores[:, None] + logits.log_softmax(-1)
-        scores, flat = total.flatten().topk(min(beams, total.numel()))
-        origin, token = flat // total.shape[1], flat % total.shape[1]
-        prefixes = torch.cat([prefixes[origin], token[:, None]], 1)
-        state = select_state(state, origin)
-    return prefixes[scores.argmax()][None, :count]
+    predictions, state = stream.scan(prompt, stream.initial_state(prompt.shape[0]))
+    return _search(stream.step, predictions[:, -1], state, count, beams)
+
+
+@torch.no_grad()
+def translate(models: nn.Module | Sequence[nn.Module], batch: Batch, beams: int = 1, normalisation: float = 1.0) -> Tensor:
+    """The likeliest symbol sequence for every example of a batch, up to and with the end, which also fills the rest.
+
+    Of finished sequences the one with the largest ``Σ log p / length^α`` wins. Several models vote with the mean of their log
+    probabilities.
+
+    Source: Sutskever, Vinyals, Le (2014), Sequence to sequence learning with neural networks; α as in Wu et al. (2016).
+
+    Args:
+        models: one network with `assay.contracts.TokenSequence` output and ``begin`` and ``step`` (`EncoderDecoder`), or several of one
+            signature.
+        batch: inputs as the signature declares them; a target in it is not looked at.
+        beams: prefixes kept; 1 is greedy.
+        normalisation: α; 0 favours short sequences.
+
+    Returns:
+        (batch, length) tokens.
+
+    Raises:
+        ValueError: a model does not write sequences, α is negative, or there is no beam.
+    """
+    voters: Any = [models] if isinstance(models, nn.Module) else list(models)
+    for model in voters:
+        if not isinstance(getattr(getattr(model, "signature", None), "output", None), TokenSequence):
+            raise ValueError(f"{type(model).__name__} does not write symbol sequences, so it cannot translate")
+    if normalisation < 0:
+        raise ValueError(f"normalisation must be at least 0, got {normalisation}")
+
+    def step(tokens: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
+        answers = [model.step(tokens, state) for model, state in zip(voters, states, strict=True)]
+        return torch.stack([logits.log_softmax(-1) for logits, _ in answers]).mean(0), [state for _, state in answers]
+
+    inputs = {key: value for key, value in batch.items() if not key.startswith("target")}
+    examples = len(next(iter(inputs.values())))
+    start = torch.full((examples,), END, device=next(iter(inputs.values())).device)
+    logits, states = step(start, [model.begin(inputs) for model in voters])
+    return _search(step, logits, states, voters[0].signature.output.length, beams, END, normalisation)
+
+
+def _search(
+    step: Callable[[Tensor, State], tuple[Tensor, State]],
+    logits: Tensor,
+    state: State,
+    count: int,
+    beams: int,
+    end: int | None = None,
+    normalisation: float = 0.0,
+) -> Tensor:
+    """Beam search over every row of a batch at once; after ``end`` a prefix only grows by more of it, which costs nothing."""
+    if beams < 1:
+        raise ValueError(f"beam search keeps at least one beam, got beams={beams}")
+    batch, vocabulary = logits.shape
+    rows = torch.arange(batch, device=logits.device)[:, None]
+    logits, state = _repeated(logits, beams), select_state(state, _repeated(rows[:, 0], beams))
+    prefixes = torch.zeros(batch, beams, 0, dtype=torch.long, device=logits.device)
+    scores = logits.new_full((batch, beams), -torch.inf)
+    scores[:, 0] = 0.0  # all beams begin alike: only the first may branch
+    lengths, ended = torch.zeros_like(scores), torch.zeros_like(scores, dtype=torch.bool)
+    for index in range(count):
+        gains = logits.log_softmax(-1).view(batch, beams, vocabulary)
+        if end is not None:
+            nothing_more = torch.full_like(gains, -torch.inf)
+            nothing_more[..., end] = 0.0
+            gains = torch.where(ended[..., None], nothing_more, gains)
+        longer = lengths + (~ended).to(lengths)
+        total = scores[..., None] + gains
+        merit = total / longer[..., None] ** normalisation
+        # a stable sort: which of two equals is kept must not depend on the machine
+        flat = torch.argsort(merit.flatten(1), dim=1, descending=True, stable=True)[:, :beams]
+        origin, token = flat // vocabulary, flat % vocabulary
+        scores, lengths, ended = total.flatten(1).gather(1, flat), longer.gather(1, origin), ended.gather(1, origin)
+        prefixes = torch.cat([prefixes[rows, origin], token[..., None]], -1)
+        ended = ended if end is None else ended | (token == end)
+        if bool(ended.all()):
+            filler = torch.full((batch, beams, count - index - 1), end or 0, device=prefixes.device)
+            prefixes = torch.cat([prefixes, filler], -1)
+            break
+        if index + 1 < count:
+            logits, state = step(token.flatten(), select_state(state, (rows * beams + origin).flatten()))
+    # every beam is as good as its rank: the sort has put the best first
+    return prefixes[:, 0]
+
+
+def _repeated(x: Tensor, beams: int) -> Tensor:
+    return x.repeat_interleave(beams, 0)
 
 
 def select_state(state: State, index: Tensor) -> State:

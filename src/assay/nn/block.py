@@ -21,7 +21,8 @@ class ResidualBlock(nn.Module):
     Pre-norm: ``x ← x + mixer(norm₁(x));  x ← x + feed_forward(norm₂(x))``.
     Post-norm (Vaswani et al. 2017): ``x ← norm₁(x + mixer(x));  x ← norm₂(x + feed_forward(x))``.
     Streams whenever its mixer does; the block's state is the mixer's. What the mixer names in its attribute ``inputs`` beside x is
-    handed on to it from the keyword arguments, and no other.
+    handed on to it from the keyword arguments, and no other. A mixer that says ``normalises`` has a norm of its own in place of norm₁:
+    pre-norm, it is handed x as it is.
 
     Args:
         mixer: any module with the mixer contract; x is (batch, length, width).
@@ -61,7 +62,8 @@ class ResidualBlock(nn.Module):
             raise ValueError(f"hybrid_norm must be one of {', '.join(HYBRID_NORMS)} or none, got {hybrid_norm!r}")
         self.mixer = mixer
         self.feed_forward = _channel_mixer(width, hidden, dropout, activation, experts, active) if hidden else None
-        self.mixer_norm = make_norm(norm, width)
+        own_norm = not post_norm and getattr(mixer, "normalises", False)
+        self.mixer_norm = nn.Identity() if own_norm else make_norm(norm, width)
         self.feed_forward_norm = make_norm(norm, width) if hidden else None
         self.mixer_output_norm = make_norm(norm, width) if hybrid_norm else nn.Identity()
         self.mixer_scale = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)

@@ -24,8 +24,8 @@ def compiled(source: Path) -> ctypes.CDLL | None:
     """The functions that a C++ file exports with C linkage; None, with one warning, where it cannot be built here.
 
     Sources include no header of PyTorch: they take addresses and sizes. So a build takes seconds, and a library outlives PyTorch's
-    releases. It is built for the instructions of this processor, with OpenMP, under a name that is a hash of the source, the flags, the
-    compiler and the processor; processes that want the same library at once build it once.
+    releases. It is built for the instructions of this processor, with OpenMP, under a name that is a hash of the source, the headers
+    beside it, the flags, the compiler and the processor; processes that want the same library at once build it once.
 
     The cache is ``$ASSAY_CACHE/kernels``, by default ``$XDG_CACHE_HOME/assay/kernels`` or ``~/.cache/assay/kernels``.
 
@@ -51,7 +51,8 @@ def cache_folder() -> Path:
 
 def _library(source: Path) -> Path:
     compiler = _compiler()
-    words = (source.read_text(encoding="utf-8"), *FLAGS, _answer(compiler, "--version"), _processor())
+    texts = [file.read_text(encoding="utf-8") for file in (source, *sorted(source.parent.glob("*.hpp")))]
+    words = (*texts, *FLAGS, _answer(compiler, "--version"), _processor())
     library = cache_folder() / f"{source.stem}-{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:20]}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)

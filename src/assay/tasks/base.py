@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assay.contracts import Batch, Class, Evaluation, NextTokens, Output, Predictor, Signature, SplitName, Values
+from assay.contracts import Batch, Class, Evaluation, NextTokens, Output, Predictor, Signature, SplitName, TokenSequence, Values
 
 Prepare = Callable[[Batch], Batch]
 Augment = Callable[[Batch, torch.Generator], Batch]
@@ -26,7 +26,7 @@ class ArrayTask:
         description: what was recognised, in one line.
         notes: what was imputed or is warned of, a sentence each.
         encoding: JSON values that let further files be read the same way; class names under ``"labels"``.
-        metric: the primary metric, by default accuracy (classes), mse (values) or bits_per_token (next tokens).
+        metric: the primary metric, by default accuracy (classes), mse (values) or bits_per_token (next tokens, symbol sequences).
         augment: ``(batch, generator) -> batch``, on training batches only.
         prepare: ``batch -> batch``, on every batch (8-bit pictures to standardised floats, say).
         groups: per split, (examples,) integers; the bootstrap resamples a group as a whole.
@@ -122,7 +122,7 @@ def default_metric(signature: Signature) -> str:
         return "accuracy"
     if isinstance(signature.output, Values):
         return "mse"
-    if isinstance(signature.output, NextTokens):
+    if isinstance(signature.output, NextTokens | TokenSequence):
         return "bits_per_token"
     raise ValueError(f"a task with {type(signature.output).__name__} output must name its metric and evaluate itself")
 
@@ -167,7 +167,7 @@ def measures(
     share = len(count) / count.sum().clamp(min=1)  # an example weighs by its number of targets: scores average to the mean over targets
     if isinstance(signature.output, Values):
         return _measures_of_values(prediction, target, mask, loss * share, share)
-    if isinstance(signature.output, NextTokens):
+    if isinstance(signature.output, NextTokens | TokenSequence):
         bits = loss * share / np.log(2)
         return {"bits_per_token": float(bits.mean()), "perplexity": float((loss * share).mean().exp())}, {"bits_per_token": bits}
     if signature.multi_label:

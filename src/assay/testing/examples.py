@@ -21,6 +21,7 @@ from assay.contracts import (
     Signature,
     Table,
     Tokens,
+    TokenSequence,
     Values,
     Video,
 )
@@ -41,6 +42,8 @@ SIGNATURES: dict[str, Signature] = {
     "two texts → class": Signature(Pair(Tokens(11, 12), Tokens(11, 12)), Class(2)),
     "two texts → score": Signature(Pair(Tokens(11, 12), Tokens(11, 12)), Values(1)),
     "story and question → word": Signature(Pair(Tokens(11, 12), Tokens(11, 4)), Class(11)),
+    "tokens → tokens": Signature(Tokens(11, 12), TokenSequence(7, 6)),
+    "image → tokens": Signature(Image(1, 16, 16), TokenSequence(7, 6)),
     "graph → class": Signature(Graph(5, 20, 60), Class(3)),
 }
 
@@ -56,6 +59,8 @@ def prediction_shape(signature: Signature, size: int) -> tuple[int, ...]:
     """The shape of a prediction for ``size`` examples, as `assay.contracts` declares it."""
     if signature.per_position or isinstance(signature.output, NextTokens | NextEvent):
         return size, _length(signature.input), signature.output.size
+    if isinstance(signature.output, TokenSequence):
+        return size, signature.output.length, signature.output.size
     if signature.horizon is not None:
         return size, signature.horizon, signature.output.size
     return size, signature.output.size

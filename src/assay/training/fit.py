@@ -110,7 +110,11 @@ def fit(
             group["lr"] = rate * factor
         driver.zero_grad()
         batch = fabric.to_device(task.shard(batch, fabric.global_rank, fabric.world_size))
-        loss = gradients(wrapped, batch).loss
+        try:
+            loss = gradients(wrapped, batch).loss
+        except FloatingPointError:  # gradients that are not finite, seen by a method before they reach the weights
+            history.status = "diverged"
+            break
         update(driver)
         history.steps += 1
         history.seconds += time.perf_counter() - started

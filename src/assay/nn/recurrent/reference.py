@@ -1,7 +1,8 @@
-"""`LSTM` and `GRU`: PyTorch's own recurrent layers as streaming mixers, the reference for every other."""
+"""`LSTM`, `GRU` and `Elman`: PyTorch's own recurrent layers as streaming mixers, the reference for every other."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from assay.nn.mixer import StreamingMixer
 class _Reference(StreamingMixer):
     """A recurrent layer of PyTorch, width → width, that skips masked positions."""
 
-    def __init__(self, width: int, layer: type[nn.LSTM] | type[nn.GRU], parts: int, layers: int, bias: bool, dropout: float) -> None:
+    def __init__(
+        self, width: int, layer: Callable[..., nn.RNNBase], parts: int, layers: int, bias: bool, dropout: float, **options: Any
+    ) -> None:
         super().__init__()
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
@@ -25,7 +28,7 @@ class _Reference(StreamingMixer):
         if dropout and layers == 1:
             raise ValueError(f"dropout acts between layers: with one layer it must be 0, got {dropout}")
         self.width, self.parts = width, parts
-        self.recurrence = layer(width, width, layers, bias, batch_first=True, dropout=dropout)
+        self.recurrence = layer(width, width, num_layers=layers, bias=bias, batch_first=True, dropout=dropout, **options)
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         """Zeros: the hidden state, and the cell state of an LSTM, each (batch, layers, width)."""
@@ -101,6 +104,32 @@ class GRU(_Reference):
 
     def __init__(self, width: int, layers: int = 1, bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__(width, nn.GRU, 1, layers, bias, dropout)
+
+
+class Elman(_Reference):
+    """`torch.nn.RNN` of width → width as a mixer: ``h_t = φ(W x_t + b + U h_{t−1} + c)``, the simple recurrent network.
+
+    Elman's context units, copies of the hidden units with fixed weight 1, are the ``h_{t−1}`` of this equation.
+
+    Source: Elman (1990), Finding structure in time.
+
+    Args:
+        width: numbers per position, and hidden units.
+        layers: stacked layers.
+        nonlinearity: φ, ``tanh`` or ``relu``.
+        bias: of the sums.
+        dropout: between layers, in training.
+
+    Shapes: x (batch, length, width); state: the hidden state (batch, layers, width), alone in a tuple.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+
+    def __init__(self, width: int, layers: int = 1, nonlinearity: str = "tanh", bias: bool = True, dropout: float = 0.0) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"nonlinearity must be tanh or relu, got {nonlinearity!r}")
+        super().__init__(width, nn.RNN, 1, layers, bias, dropout, nonlinearity=nonlinearity)
 
 
 def _padded_right(mask: Tensor) -> bool:

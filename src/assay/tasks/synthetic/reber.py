@@ -91,7 +91,7 @@ def reber(n: int = 5000, seed: int = 0, negatives: str = "substitution", shortes
     def spoil(string: str, random: Random) -> str:
         return _altered(string, random) if negatives == "thesis" else _substitute(string, random, is_reber)
 
-    return _task("reber", n, seed, negatives, (shortest, longest), _draw, spoil)
+    return _task("reber", n, seed, negatives, (shortest, longest), draw_string, spoil)
 
 
 def embedded_reber(n: int = 5000, seed: int = 0, negatives: str = "memory", shortest: int = 11, longest: int = 53) -> ArrayTask:
@@ -107,7 +107,7 @@ def embedded_reber(n: int = 5000, seed: int = 0, negatives: str = "memory", shor
     """
 
     def draw(random: Random, longest: int) -> str | None:
-        inner = _draw(random, longest - 4)
+        inner = draw_string(random, longest - 4)
         side = random.choice("TP")
         return None if inner is None else f"B{side}{inner}{side}E"
 
@@ -119,7 +119,7 @@ def embedded_reber(n: int = 5000, seed: int = 0, negatives: str = "memory", shor
     return _task("embedded-reber", n, seed, negatives, (shortest, longest), draw, spoil)
 
 
-def _draw(random: Random, longest: int) -> str | None:
+def draw_string(random: Random, longest: int) -> str | None:
     """A grammatical string, or None when the walk grows too long."""
     symbols, state = ["B"], 0
     while GRAMMAR[state]:

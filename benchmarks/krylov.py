@@ -1,0 +1,115 @@
+"""Kernels of a full linear state space: doubled and split powers against one power after another, and against a diagonal system's kernel.
+
+    python benchmarks/krylov.py
+
+One thread. Every figure is a ratio of medians from this run; the rivals take turns, and processor time is taken.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from assay.nn.state_space.diagonal import DiagonalStateSpace
+from assay.nn.state_space.linear import LinearStateSpace
+from assay.ops.krylov import krylov
+
+CHANNELS, STATE = 16, 64
+LENGTHS = (1_000, 4_000, 16_000)
+
+
+def medians(rivals: dict[str, Callable[[], Any]], repeats: int = 3) -> dict[str, float]:
+    """Median milliseconds of each, in turns, after one call that is not timed."""
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for turn in range(repeats + 1):
+        for name, function in rivals.items():
+            started = time.process_time()
+            function()
+            if turn:
+                times[name].append(1e3 * (time.process_time() - started))
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def trained(function: Callable[[], Tensor], leaves: list[Tensor]) -> Callable[[], Any]:
+    """Forward and backward."""
+    return lambda: torch.autograd.grad(function().square().sum(), leaves, allow_unused=True)
+
+
+def kernels(length: int) -> None:
+    full, diagonal = LinearStateSpace(CHANNELS, STATE), DiagonalStateSpace(CHANNELS, STATE)
+    matrix, inputs = (part.detach() for part in full.discretised())
+    output = full.output.detach().double()
+    leaves = [parameter for parameter in full.parameters() if parameter.requires_grad]
+    taken = medians(
+        {
+            "sequential": lambda: krylov(matrix, inputs, length, output, "sequential"),
+            "doubled": lambda: output @ krylov(matrix, inputs, length),
+            "split": lambda: krylov(matrix, inputs, length, output),
+        }
+    )
+    with_gradient = medians(
+        {
+            "full": trained(lambda: full.kernel(length), leaves),
+            "diagonal": trained(lambda: diagonal.kernel(length), list(diagonal.parameters())),
+        }
+    )
+    print(
+        f"  {length:>6} taps: split {taken['sequential'] / taken['split']:5.1f} × faster than one power after another, "
+        f"{taken['doubled'] / taken['split']:4.1f} × than doubling alone; discretised and with its gradient "
+        f"{with_gradient['diagonal'] / with_gradient['full']:4.1f} × as fast as S4D's   ({taken['split']:.1f} ms)",
+        flush=True,
+    )
+
+
+def layers(length: int) -> None:
+    """Forward and backward of a layer, batch 4."""
+    x = torch.randn(4, length, CHANNELS, requires_grad=True)
+    full, diagonal, lstm = LinearStateSpace(CHANNELS, STATE), DiagonalStateSpace(CHANNELS, STATE), nn.LSTM(CHANNELS, CHANNELS)
+    start = full.initial_state(4)
+    rivals: dict[str, tuple[nn.Module, Callable[[], Tensor]]] = {
+        "transform": (full, lambda: full(x)),
+        "chunks": (full, lambda: full.scan(x, start)[0]),
+        "S4D": (diagonal, lambda: diagonal(x)),
+        "LSTM": (lstm, lambda: lstm(x.transpose(0, 1))[0]),
+    }
+    taken = medians({name: trained(run, [x, *_trainable(module)]) for name, (module, run) in rivals.items()})
+    ratios = ", ".join(f"{taken[name] / taken['transform']:4.1f} × as fast as {name}" for name in ("chunks", "S4D", "LSTM"))
+    print(f"  {length:>6} positions, trained: by transform {ratios}   ({taken['transform']:.0f} ms)", flush=True)
+
+
+def _trainable(module: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def streams() -> None:
+    """A step of a stream, and the same without the discretised system kept."""
+    full, state = LinearStateSpace(CHANNELS, STATE), torch.zeros(1, CHANNELS, STATE)
+    x = torch.randn(1, CHANNELS)
+
+    def afresh() -> None:
+        full._kept = {}
+        full.step(x, state)
+
+    with torch.no_grad():
+        taken = medians({"kept": lambda: [full.step(x, state) for _ in range(100)], "afresh": afresh})
+    print(f"  a step of a stream: {100 * taken['afresh'] / taken['kept']:.0f} × faster with the discretised system kept", flush=True)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    print(f"{CHANNELS} channels, state {STATE}", flush=True)
+    for length in LENGTHS:
+        kernels(length)
+    for length in LENGTHS:
+        layers(length)
+    streams()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Recurrences in one call against PyTorch's layers, the same equations a step at a time, and ONNX Runtime where it is installed.
+
+Every figure is a ratio of medians from this one run; above 1 the kernel is faster. The rivals take turns. Processor time is taken, with one
+thread: it is the time a call needs, whatever else the machine does. ``--threads N`` takes wall time on N threads instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from assay.nn.recurrent import drop_in
+from assay.ops.recurrent_cells import CELLS
+from assay.ops.recurrent_scan import scan_states
+
+SHAPES = ((16, 512, 1, 128), (16, 512, 4, 32), (16, 512, 1, 96), (1, 512, 1, 192), (16, 128, 12, 64), (16, 256, 1, 256))
+"""(batch, length, heads, size)"""
+
+
+def medians(rivals: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Median seconds of each, in turns, after one call that is not timed."""
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for turn in range(repeats + 1):
+        for name, function in rivals.items():
+            started = clock()
+            function()
+            if turn:
+                times[name].append(clock() - started)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+def tensors(function: str, batch: int, length: int, heads: int, size: int) -> list[Tensor]:
+    cell = CELLS[function]
+    shapes = ((batch, length, cell.inputs, heads, size), (cell.recurrent, heads, size, size), (cell.biases, heads, size))
+    inputs, weights, bias = (torch.randn(shape) for shape in shapes)
+    return [inputs, weights / size**0.5, bias]
+
+
+def cells(function: str, shape: tuple[int, int, int, int]) -> dict[str, Callable[[], Any]]:
+    """The recurrence alone, without gradient."""
+    given = tensors(function, *shape)
+    return {
+        "kernel": lambda: scan_states(*given, None, function, "compiled"),
+        "a loop over steps": lambda: scan_states(*given, None, function, "reference"),
+    }
+
+
+def layers(ours: nn.Module, theirs: nn.Module, x: Tensor, training: bool) -> dict[str, Callable[[], Any]]:
+    """Whole layers, input projection included."""
+
+    def call(layer: nn.Module) -> Callable[[], Any]:
+        return (lambda: layer(x)[0].sum().backward()) if training else (lambda: layer(x))
+
+    return {"kernel": call(ours), "torch": call(theirs)}
+
+
+def headed(layer: nn.Module, x: Tensor, heads: int, training: bool) -> dict[str, Callable[[], Any]]:
+    """An LSTM with heads and dense input projection, and torch's LSTM of the same hidden size."""
+    width = x.shape[-1]
+    _, weights, bias = tensors("lstm", 1, 1, heads, width // heads)
+    weights, bias = weights.requires_grad_(training), bias.requires_grad_(training)
+    projection = nn.Linear(width, 4 * width, bias=False)
+
+    def scan() -> Any:
+        hidden = scan_states(projection(x).unflatten(-1, (4, heads, -1)), weights, bias)[0]
+        if training:
+            hidden.sum().backward()
+
+    return {"kernel": scan, "torch": (lambda: layer(x)[0].sum().backward()) if training else (lambda: layer(x))}
+
+
+def onnx(layer: nn.Module, x: Tensor) -> Callable[[], Any] | None:
+    """The layer in ONNX Runtime, on as many threads as torch has."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    with TemporaryDirectory() as folder:
+        file = str(Path(folder) / "layer.onnx")
+        torch.onnx.export(layer, (x,), file, dynamo=False)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(file, options)
+    name, values = session.get_inputs()[0].name, x.numpy()
+    return lambda: session.run(None, {name: values})
+
+
+def report(what: str, taken: dict[str, float]) -> None:
+    ours = taken.pop("kernel")
+    ratios = ", ".join(f"{other / ours:.2f} × {name}" for name, other in taken.items())
+    print(f"{what}: {1e3 * ours:.1f} ms, faster than others by {ratios}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(0)
+    clock = time.process_time if chosen.threads == 1 else time.perf_counter
+    print(f"float32, {chosen.threads} thread(s), {'processor' if chosen.threads == 1 else 'wall'} time, medians of {chosen.repeats}")
+    for batch, length, heads, size in SHAPES:
+        shape, width = f"batch {batch}, {length} steps, {heads} × {size}", heads * size
+        with torch.no_grad():
+            for function in ("lstm", "gru", "elman", "slstm"):
+                report(f"{function} recurrence, {shape}", medians(cells(function, (batch, length, heads, size)), chosen.repeats, clock))
+        for ours, theirs in ((drop_in.LSTM, nn.LSTM), (drop_in.GRU, nn.GRU)):
+            layer, peer, x = ours(width, width, batch_first=True), theirs(width, width, batch_first=True), torch.randn(batch, length, width)
+            name = f"{theirs.__name__} {'layer' if heads == 1 else f'with {heads} heads, torch without'}, {shape}"
+            if heads > 1 and theirs is not nn.LSTM:
+                continue
+            for training in (False, True):
+                rivals = layers(layer, peer, x, training) if heads == 1 else headed(peer, x, heads, training)
+                if heads == 1 and not training and (session := onnx(peer, x)) is not None:
+                    rivals["ONNX Runtime"] = session
+                with torch.set_grad_enabled(training):
+                    report(f"{name}, {'forward and backward' if training else 'forward'}", medians(rivals, chosen.repeats, clock))
+
+
+if __name__ == "__main__":
+    main()
