@@ -183,7 +183,7 @@ def test_the_penalty_is_zero_for_a_rotation_and_known_for_a_scaled_one() -> None
         direct = torch.zeros_like(h)
         direct[:, -1] = 1.0
         penalty = vanishing_gradient_penalty(layer, x, h, direct)
-        assert float(penalty) == pytest.approx((factor - 1) ** 2, abs=1e-12)
+        assert float(penalty.detach()) == pytest.approx((factor - 1) ** 2, abs=1e-12)
 
 
 def test_the_penalty_s_gradient_is_that_of_the_local_factor_alone() -> None:

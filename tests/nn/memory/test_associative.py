@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -34,7 +36,7 @@ def test_the_energy_never_rises() -> None:
     for _ in range(5):
         state = network(state, sweeps=1)
         energies.append(network.energy(state))
-    assert all(bool((after <= before + 1e-5).all()) for before, after in zip(energies, energies[1:], strict=False))
+    assert all(bool((after <= before + 1e-5).all()) for before, after in itertools.pairwise(energies))
     assert bool((energies[-1] < energies[0]).all())
 
 

@@ -56,7 +56,7 @@ class SelectiveAttention(StreamingMixer):
         ValueError: sizes that do not fit, an unknown rule, a budget or penalty that is not positive, or tokens that are missing.
     """
 
-    chooses = True  # a score near the threshold falls on either side of it by rounding
+    bfloat16_bound = 1.0  # a score near the threshold falls on either side of it by rounding, and a position is selected or not
 
     def __init__(
         self,

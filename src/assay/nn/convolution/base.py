@@ -77,6 +77,7 @@ class BaseConv(_GatedConvolution):
         activation: bool = False,
     ) -> None:
         super().__init__(LongConvolution(width, length, filter), width, residual, activation)
+        self.length = length
 
     def _convolved(self, x: Tensor, convolved: Tensor) -> Tensor:
         return convolved + x

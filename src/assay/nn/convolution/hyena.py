@@ -52,6 +52,7 @@ class Hyena(StreamingMixer):
         self.width, self.order = width, order
         self.input_projection = nn.Linear(width, (order + 1) * width)
         self.short = ShortConvolution((order + 1) * width, 3)
+        self.length = length
         self.long = nn.ModuleList(LongConvolution(width, length, SineFilter(width, length, filter_width)) for _ in range(order - 1))
         self.skip = nn.Parameter(torch.randn(order - 1, width))
         self.output_projection = nn.Linear(width, width)

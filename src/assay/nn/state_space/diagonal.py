@@ -38,6 +38,7 @@ class DiagonalStateSpace(StreamingMixer):
     """
 
     positional = False  # decay and phase tell positions apart
+    bfloat16_bound = 0.3  # a step Δ that is rounded by 2⁻⁹ turns fast frequencies by radians over hundreds of positions
 
     def __init__(self, channels: int, state: int = 64) -> None:
         super().__init__()

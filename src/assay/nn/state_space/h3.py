@@ -39,6 +39,7 @@ class H3(StreamingMixer):
     """
 
     positional = False  # shift and decay tell positions apart
+    bfloat16_bound = DiagonalStateSpace.bfloat16_bound
 
     def __init__(self, width: int, state: int = 64, head_width: int = 1, *, bias: bool = True) -> None:
         super().__init__()

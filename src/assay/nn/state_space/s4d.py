@@ -27,6 +27,7 @@ class S4D(StreamingMixer):
     """
 
     positional = False  # decay and phase tell positions apart
+    bfloat16_bound = DiagonalStateSpace.bfloat16_bound
 
     def __init__(self, width: int, state: int = 64) -> None:
         super().__init__()
