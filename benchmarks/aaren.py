@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import medians
 
+from assay.measure import medians
 from assay.nn import Aaren, SoftmaxAttention
 from assay.ops.prefix_attention import prefix_attention
 

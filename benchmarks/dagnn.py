@@ -15,11 +15,11 @@ import numpy as np
 import scipy.sparse
 import torch
 from scipy.sparse.csgraph import reverse_cuthill_mckee
-from timing import medians
 from torch import Tensor
 from torch_geometric.nn import APPNP, SGConv
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
+from assay.measure import medians
 from assay.nn import AdaptivePropagation, FixedPropagation
 from assay.ops.propagation import dense_operator, normalised_operator, propagate
 

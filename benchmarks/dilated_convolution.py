@@ -14,10 +14,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from timing import medians
 from torch import Tensor, nn
 
-from assay.measure import peak_resident_bytes, reset_peak, resident_bytes
+from assay.measure import medians, peak_resident_bytes, reset_peak, resident_bytes
 from assay.nn.convolution.dilated import DilatedTCN
 from assay.nn.recurrent.damped_ema import DampedEMA
 from assay.ops.dilated_convolution import dilated_convolution

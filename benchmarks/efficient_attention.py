@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from timing import medians
 from torch import nn
 
 from assay import registry
+from assay.measure import medians
 
 WIDTH, HEADS = 256, 4
 LENGTHS = (1024, 2048, 4096, 8192, 16_384)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timing import medians
 from torch import Tensor, nn
 
+from assay.measure import medians
 from assay.nn.recurrent.historical import GATES, HistoricalLSTM
 
 BATCH, LENGTH, WIDTH = 32, 128, 64

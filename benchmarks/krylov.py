@@ -7,32 +7,19 @@ One thread. Every figure is a ratio of medians from this run; the rivals take tu
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from assay.measure import medians
 from assay.nn.state_space.diagonal import DiagonalStateSpace
 from assay.nn.state_space.linear import LinearStateSpace
 from assay.ops.krylov import krylov
 
 CHANNELS, STATE = 16, 64
 LENGTHS = (1_000, 4_000, 16_000)
-
-
-def medians(rivals: dict[str, Callable[[], Any]], repeats: int = 3) -> dict[str, float]:
-    """Median milliseconds of each, in turns, after one call that is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for turn in range(repeats + 1):
-        for name, function in rivals.items():
-            started = time.process_time()
-            function()
-            if turn:
-                times[name].append(1e3 * (time.process_time() - started))
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def trained(function: Callable[[], Tensor], leaves: list[Tensor]) -> Callable[[], Any]:

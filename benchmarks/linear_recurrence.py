@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import medians
 from torch import Tensor, nn
 
+from assay.measure import medians
 from assay.nn.attention.linear import LinearAttention
 from assay.nn.attention.random_feature import RandomFeatureAttention
 from assay.nn.attention.taylor import TaylorAttention

@@ -11,8 +11,8 @@ import time
 from typing import Any
 
 import torch
-from timing import medians
 
+from assay.measure import medians
 from assay.ops.long_convolution import initial_convolution_state, long_convolution, long_convolution_scan
 
 WIDTH = 64

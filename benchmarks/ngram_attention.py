@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timing import medians
 
+from assay.measure import medians
 from assay.nn import SoftmaxAttention
 from assay.nn.attention.ngram import NGramAttention
 from assay.ops.suffix_matches import successor_average

@@ -11,10 +11,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from timing import medians
 from torch import Tensor, nn
 
-from assay.measure import parameter_count
+from assay.measure import medians, parameter_count
 from assay.nn.channel.feed_forward import FeedForward
 from assay.ops.poly_norm import poly_norm
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timing import medians
 
+from assay.measure import medians
 from assay.nn.attention.selective import SelectiveAttention
 from assay.nn.attention.softmax import SoftmaxAttention
 

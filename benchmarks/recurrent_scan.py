@@ -7,9 +7,8 @@ thread: it is the time a call needs, whatever else the machine does. ``--threads
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,24 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from assay.measure import medians, processor_seconds, wall_seconds
 from assay.nn.recurrent import drop_in
 from assay.ops.recurrent_cells import CELLS
 from assay.ops.recurrent_scan import scan_states
 
 SHAPES = ((16, 512, 1, 128), (16, 512, 4, 32), (16, 512, 1, 96), (1, 512, 1, 192), (16, 128, 12, 64), (16, 256, 1, 256))
 """(batch, length, heads, size)"""
-
-
-def medians(rivals: dict[str, Callable[[], Any]], repeats: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Median seconds of each, in turns, after one call that is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for turn in range(repeats + 1):
-        for name, function in rivals.items():
-            started = clock()
-            function()
-            if turn:
-                times[name].append(clock() - started)
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def tensors(function: str, batch: int, length: int, heads: int, size: int) -> list[Tensor]:
@@ -96,7 +84,7 @@ def onnx(layer: nn.Module, x: Tensor) -> Callable[[], Any] | None:
 def report(what: str, taken: dict[str, float]) -> None:
     ours = taken.pop("kernel")
     ratios = ", ".join(f"{other / ours:.2f} × {name}" for name, other in taken.items())
-    print(f"{what}: {1e3 * ours:.1f} ms, faster than others by {ratios}", flush=True)
+    print(f"{what}: {ours:.1f} ms, faster than others by {ratios}", flush=True)
 
 
 def main() -> None:
@@ -106,13 +94,15 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
-    clock = time.process_time if chosen.threads == 1 else time.perf_counter
+    timed = partial(
+        medians, repeats=chosen.repeats, threads=chosen.threads, clock=processor_seconds if chosen.threads == 1 else wall_seconds
+    )
     print(f"float32, {chosen.threads} thread(s), {'processor' if chosen.threads == 1 else 'wall'} time, medians of {chosen.repeats}")
     for batch, length, heads, size in SHAPES:
         shape, width = f"batch {batch}, {length} steps, {heads} × {size}", heads * size
         with torch.no_grad():
             for function in ("lstm", "gru", "elman", "slstm"):
-                report(f"{function} recurrence, {shape}", medians(cells(function, (batch, length, heads, size)), chosen.repeats, clock))
+                report(f"{function} recurrence, {shape}", timed(cells(function, (batch, length, heads, size))))
         for ours, theirs in ((drop_in.LSTM, nn.LSTM), (drop_in.GRU, nn.GRU)):
             layer, peer, x = ours(width, width, batch_first=True), theirs(width, width, batch_first=True), torch.randn(batch, length, width)
             name = f"{theirs.__name__} {'layer' if heads == 1 else f'with {heads} heads, torch without'}, {shape}"
@@ -123,7 +113,7 @@ def main() -> None:
                 if heads == 1 and not training and (session := onnx(peer, x)) is not None:
                     rivals["ONNX Runtime"] = session
                 with torch.set_grad_enabled(training):
-                    report(f"{name}, {'forward and backward' if training else 'forward'}", medians(rivals, chosen.repeats, clock))
+                    report(f"{name}, {'forward and backward' if training else 'forward'}", timed(rivals))
 
 
 if __name__ == "__main__":

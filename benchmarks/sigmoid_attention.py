@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timing import medians, processor_seconds, wall_seconds
 from torch import Tensor
 
+from assay.measure import medians, processor_seconds, wall_seconds
 from assay.ops import sigmoid_attention_compiled
 from assay.ops.sigmoid_attention import sigmoid_attention
 

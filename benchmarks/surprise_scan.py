@@ -8,7 +8,6 @@ One thread, float32. Every figure is a ratio of medians from this run; the rival
 from __future__ import annotations
 
 import importlib
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from assay.measure import state_bytes
+from assay.measure import medians, state_bytes
 from assay.nn.attention.linear import LinearAttention
 from assay.nn.attention.softmax import SoftmaxAttention
 from assay.nn.memory.neural_memory import NeuralMemory
@@ -39,18 +38,6 @@ MIXERS: dict[str, Callable[[int], nn.Module]] = {
     "as layer": MemoryAsLayer,
 }
 PEERS: dict[str, Callable[[int], nn.Module]] = {"GRU": GRU, "linear attention": LinearAttention, "gated delta": GatedDelta}
-
-
-def medians(rivals: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each, in turns, after one call that is not timed."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    for turn in range(repeats + 1):
-        for name, function in rivals.items():
-            started = time.process_time()
-            function()
-            if turn:
-                times[name].append(1e3 * (time.process_time() - started))
-    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def against_loop() -> None:

@@ -225,6 +225,57 @@ def latency(function: Callable[[], Any], repeats: int = 50, warmup: int = 5) -> 
     return statistics.median(times), statistics.quantiles(times, n=20, method="inclusive")[-1]
 
 
+def processor_seconds(function: Callable[[], Any]) -> float:
+    """Processor time of one call, all threads: with one thread, the time it needs whatever else the machine does."""
+    started = time.process_time()
+    function()
+    return time.process_time() - started
+
+
+def wall_seconds(function: Callable[[], Any]) -> float:
+    """Wall time of one call: what several threads are for."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def medians(
+    rivals: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    clock: Callable[[Callable[[], Any]], float] = processor_seconds,
+    threads: int = 1,
+    warm: int = 1,
+) -> dict[str, float]:
+    """Median milliseconds of each rival's call; they take turns, so that a busy moment hits them all.
+
+    Args:
+        rivals: calls by name.
+        repeats: timed calls of each.
+        clock: seconds of one call.
+        threads: PyTorch's while it lasts; processor time counts every thread, so that with one it is the work done.
+        warm: calls of each before them that are not timed.
+    """
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    with fixed_threads(threads):
+        for turn in range(-warm, repeats):
+            for name, function in rivals.items():
+                taken = clock(function)
+                if turn >= 0:
+                    times[name].append(1e3 * taken)
+    return {name: statistics.median(taken) for name, taken in times.items()}
+
+
+@contextmanager
+def fixed_threads(count: int) -> Iterator[None]:
+    """PyTorch on so many threads, and then on as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def resident_bytes() -> int:
     """Bytes of this process that lie in physical memory now."""
     status = Path("/proc/self/statm")

@@ -97,7 +97,7 @@ def test_what_cannot_be_traced_is_said_in_the_tracers_own_words(tmp_path):
                 raise AssertionError
             return batch
 
-    with pytest.raises(UserError, match="cannot be traced: .*data-dependent.*; use --to safetensors"):
+    with pytest.raises(UserError, match=r"cannot be traced: .*data-dependent.*; use --to safetensors"):
         to_torch(Peeking(), tmp_path)
 
 

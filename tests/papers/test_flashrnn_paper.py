@@ -15,7 +15,7 @@ def claim(name: str) -> Any:
 
 def test_timings_are_judged_by_their_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flashrnn, "library", lambda: object())
-    monkeypatch.setattr(flashrnn, "processor_medians", lambda rivals, repeats: {"kernel": 1.0, "loop": 9.9})
+    monkeypatch.setattr(flashrnn, "medians", lambda rivals, repeats: {"kernel": 1.0, "loop": 9.9})
     monkeypatch.setattr(flashrnn, "LOOPS", {(1, 1, 2): 5.0, (1, 2, 2): 10.0})
     monkeypatch.setattr(flashrnn, "SHOWN", ())
     assert claim("loop").experiment("laptop").verdict == "fails"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from assay import registry
 from assay.contracts import Claim, Measured, Paper, Scale
 from assay.errors import UserError
-from assay.measure import parameter_count, state_bytes
+from assay.measure import fixed_threads, parameter_count, state_bytes
 from assay.nn.attention.aaren import Aaren
 from assay.nn.attention.softmax import SoftmaxAttention
 from assay.nn.block import ResidualBlock
@@ -178,18 +178,13 @@ def _linear_time(scale: Scale) -> Measured:
 
 
 def _stream_seconds(mixer: Any, marks: tuple[int, ...]) -> list[float]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # processor time counts every thread: one makes it the work done
-    try:
-        x_t, state, seconds = torch.randn(2, 256, generator=torch.Generator().manual_seed(0)), mixer.initial_state(2), []
-        with torch.no_grad():
-            started = time.process_time()
-            for position in range(1, marks[-1] + 1):
-                _, state = mixer.step(x_t, state)
-                if position in marks:
-                    seconds.append(time.process_time() - started)
-    finally:
-        torch.set_num_threads(threads)
+    x_t, state, seconds = torch.randn(2, 256, generator=torch.Generator().manual_seed(0)), mixer.initial_state(2), []
+    with torch.no_grad(), fixed_threads(1):
+        started = time.process_time()
+        for position in range(1, marks[-1] + 1):
+            _, state = mixer.step(x_t, state)
+            if position in marks:
+                seconds.append(time.process_time() - started)
     return seconds
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -83,27 +81,3 @@ def trained(
     network.eval()
     evaluation = task.evaluate(predictor(network), split)
     return Trained(network, history, evaluation, evaluation.metrics[task.metric])
-
-
-def processor_medians(rivals: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of processor time of each call, on one thread, after one call that is not timed.
-
-    The rivals take turns, so that a busy moment of the machine hits them all.
-
-    Args:
-        rivals: calls by name.
-        repeats: timed calls of each.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # processor time counts every thread: one makes it the work done
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    try:
-        for turn in range(repeats + 1):
-            for name, function in rivals.items():
-                started = time.process_time()
-                function()
-                if turn:
-                    times[name].append(1e3 * (time.process_time() - started))
-    finally:
-        torch.set_num_threads(threads)
-    return {name: statistics.median(taken) for name, taken in times.items()}

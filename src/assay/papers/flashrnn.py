@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from assay.contracts import Claim, Measured, Paper, Scale, Verdict
+from assay.measure import medians
 from assay.nn.recurrent import drop_in
 from assay.ops.constraints import Problem
 from assay.ops.recurrent_cells import CELLS
 from assay.ops.recurrent_plan import Plan
 from assay.ops.recurrent_scan import Conditions, recurrent_scan, scan_states
 from assay.ops.recurrent_scan_compiled import Compiled, library
-from assay.papers.experiment import processor_medians, trained, without_paper_scale
+from assay.papers.experiment import trained, without_paper_scale
 from assay.tasks.python_source import python_source
 from assay.tasks.synthetic.state_tracking import parity
 
@@ -60,7 +61,7 @@ def _loop(scale: Scale) -> Measured:
         for shape in (*LOOPS, *SHOWN):
             batch, heads, size = shape
             tensors = _problem("lstm", batch, length, heads, size)
-            taken = processor_medians(
+            taken = medians(
                 {
                     "kernel": lambda tensors=tensors: scan_states(*tensors, None, "lstm", "compiled"),
                     "loop": lambda tensors=tensors: scan_states(*tensors, None, "lstm", "reference"),
@@ -88,9 +89,9 @@ def _layer(scale: Scale) -> Measured:
         layers = {"kernel": drop_in.LSTM(size, size, batch_first=True), "torch": nn.LSTM(size, size, batch_first=True)}
         x = torch.randn(16, length, size)
         with torch.no_grad():
-            taken = processor_medians({name: lambda layer=layer, x=x: layer(x) for name, layer in layers.items()}, repeats)
+            taken = medians({name: lambda layer=layer, x=x: layer(x) for name, layer in layers.items()}, repeats)
         values[f"forward, size {size}"] = taken["kernel"] / taken["torch"]
-        taken = processor_medians({name: lambda layer=layer, x=x: _train(layer, x) for name, layer in layers.items()}, repeats)
+        taken = medians({name: lambda layer=layer, x=x: _train(layer, x) for name, layer in layers.items()}, repeats)
         values[f"forward and backward, size {size}"] = taken["kernel"] / taken["torch"]
     reason = (
         f"time beside torch.nn.LSTM's (below 1 is faster), processor time of one thread, batch 16, {length} steps, medians of {repeats}; "
@@ -117,7 +118,7 @@ def _tiles(scale: Scale) -> Measured:
     values = {}
     for batch, heads, size in TILED:
         rivals = {"chosen": Compiled(), "fixed": Compiled(FIXED)}
-        taken = processor_medians({name: _walk(engine, batch, length, heads, size) for name, engine in rivals.items()}, repeats)
+        taken = medians({name: _walk(engine, batch, length, heads, size) for name, engine in rivals.items()}, repeats)
         values[f"batch {batch}, {heads} × {size}"] = taken["fixed"] / taken["chosen"]
     middle = float(np.median(list(values.values())))
     values["median"] = middle
@@ -171,7 +172,7 @@ def _heads(scale: Scale) -> Measured:
         size = HIDDEN // heads
         tensors = _problem("lstm", 16, length, heads, size)
         with torch.no_grad():
-            times.append(processor_medians({"scan": lambda tensors=tensors: scan_states(*tensors)}, repeats)["scan"])
+            times.append(medians({"scan": lambda tensors=tensors: scan_states(*tensors)}, repeats)["scan"])
         options = {"width": 96, "depth": 1, "heads": heads, "head_width": size, "hidden": 0}
         run = trained(
             "multi-head-lstm", task, steps=steps, learning_rate=5e-3, seed=0, parameters=0, batch_size=16, options=options, split="test"

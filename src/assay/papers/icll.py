@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -16,6 +15,7 @@ from assay import registry
 from assay.contracts import Claim, Evaluation, Measured, Output, Paper, Scale, Task
 from assay.inspection.heads import HeadScore, head_scores
 from assay.inspection.languages import distances
+from assay.measure import fixed_threads, processor_seconds
 from assay.models import build
 from assay.models.estimators.backoff import backoff_probabilities
 from assay.nn.attention.ngram import NGramAttention
@@ -300,15 +300,11 @@ def _linear_time(scale: Scale) -> Measured:
     lengths = (125, 250, 500) if scale == "smoke" else (500, 1000, 2000, 4000, 8000)
     generator = torch.Generator().manual_seed(0)
     seconds: dict[str, list[float]] = {"dense": [], "grouped": []}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # processor time counts every thread: one makes it the work done
-    try:
+    with fixed_threads(1):
         for length in lengths:
             x, tokens = torch.randn(1, length, 64, generator=generator), torch.randint(20, (1, length), generator=generator)
             for name in ("grouped", "dense") if length == lengths[2] else ("grouped",):
                 seconds[name].append(_fastest(x, tokens, name))
-    finally:
-        torch.set_num_threads(threads)
     ratio = seconds["dense"][0] / seconds["grouped"][2]
     exponent = float(np.polyfit(np.log(lengths), np.log(seconds["grouped"]), 1)[0])
     values = {f"dense / grouped, {lengths[2]} tokens": ratio, "grouped, exponent of growth": exponent}
@@ -324,12 +320,8 @@ def _linear_time(scale: Scale) -> Measured:
 
 def _fastest(x: Tensor, tokens: Tensor, implementation: Any) -> float:
     """The least of ten calls after one that is not counted."""
-    taken = []
-    for _ in range(11):
-        started = time.process_time()
-        successor_average(x, tokens, 3, implementation=implementation)
-        taken.append(time.process_time() - started)
-    return min(taken[1:])
+    calls = [processor_seconds(lambda: successor_average(x, tokens, 3, implementation=implementation)) for _ in range(11)]
+    return min(calls[1:])
 
 
 # ------------------------------------------------------------------------------------------------ the paper

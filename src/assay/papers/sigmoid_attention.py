@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from assay import registry
 from assay.contracts import Claim, Measured, Paper, Scale, Series, Signature, Values, Verdict
+from assay.measure import fixed_threads, processor_seconds
 from assay.nn.attention.sigmoid import SigmoidAttention
 from assay.nn.attention.softmax import SoftmaxAttention
 from assay.ops import sigmoid_attention_compiled
@@ -223,14 +223,9 @@ def _race(length: int, rival: Callable[..., Tensor], required: float, name: str,
     if sigmoid_attention_compiled.library() is None:
         return Measured({}, "not-run", NO_COMPILER)
     queries, keys, values = torch.randn(3, 1, 8, length, 64, generator=torch.Generator().manual_seed(0))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # processor time counts every thread: one makes it the work done
-    try:
-        with torch.no_grad():
-            ours = lambda: sigmoid_attention(queries, keys, values, -math.log(length), implementation="compiled")  # noqa: E731
-            ratios = _ratios(lambda: rival(queries, keys, values), ours, 3 if scale == "smoke" else 11)
-    finally:
-        torch.set_num_threads(threads)
+    with torch.no_grad(), fixed_threads(1):
+        ours = lambda: sigmoid_attention(queries, keys, values, -math.log(length), implementation="compiled")  # noqa: E731
+        ratios = _ratios(lambda: rival(queries, keys, values), ours, 3 if scale == "smoke" else 11)
     ratio = statistics.median(ratios)
     reason = f"8 heads of 64, {length} positions, one thread, float32; required: {name} takes at least {required} times as long"
     return Measured({"ratio": ratio}, _judged(ratio >= required, scale), reason, {"ratio": statistics.pstdev(ratios)})
@@ -238,15 +233,9 @@ def _race(length: int, rival: Callable[..., Tensor], required: float, name: str,
 
 def _ratios(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> list[float]:
     """Processor time of ``first`` over ``second``, taking turns, after one call of each that is not timed."""
-    ratios = []
-    for turn in range(repeats + 1):
-        moments = [time.process_time()]
-        for function in (first, second):
-            function()
-            moments.append(time.process_time())
-        if turn:
-            ratios.append((moments[1] - moments[0]) / (moments[2] - moments[1]))
-    return ratios
+    for function in (first, second):
+        function()
+    return [processor_seconds(first) / processor_seconds(second) for _ in range(repeats)]
 
 
 # ------------------------------------------------------------------------------------------------ ours

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from assay.contracts import Claim, Class, Measured, Paper, Scale, Series, Signature, Task, Verdict
-from assay.measure import parameter_count
+from assay.measure import medians, parameter_count
 from assay.nn.attention.gated_chunked import TCNCA, Mega
 from assay.nn.block import ResidualBlock
 from assay.nn.convolution.dilated import DilatedTCN
 from assay.nn.recurrent.damped_ema import DampedEMA
-from assay.papers.experiment import processor_medians, trained, without_paper_scale
+from assay.papers.experiment import trained, without_paper_scale
 from assay.tasks.base import ArrayTask
 from assay.tasks.builtin import digits
 from assay.tasks.python_source import python_source
@@ -52,7 +52,7 @@ def _operators(scale: Scale, backward: bool, device: str = "cpu") -> dict[int, d
         if not backward and device == "cpu":
             rivals["averages, recurrent"] = partial(_scan, layers["averages"], x)
         repeats = 2 if scale == "smoke" else 3 if length > 2**15 else 7
-        found[length] = processor_medians(rivals, repeats) if device == "cpu" else _graphics_medians(rivals)
+        found[length] = medians(rivals, repeats) if device == "cpu" else _graphics_medians(rivals)
     return found
 
 
@@ -200,10 +200,10 @@ def _training_speed(scale: Scale) -> Measured:
         "mega": ResidualBlock(Mega(WIDTH, chunk=chunk), WIDTH, 2 * WIDTH, activation="silu"),
         "tcnca": ResidualBlock(TCNCA(WIDTH, chunk=chunk), WIDTH, 2 * WIDTH, activation="silu"),
     }
-    forward = processor_medians({name: partial(block, x) for name, block in blocks.items()}, 2 if scale == "smoke" else 11)
+    forward = medians({name: partial(block, x) for name, block in blocks.items()}, 2 if scale == "smoke" else 11)
     outputs = {name: block(x).sum() for name, block in blocks.items()}
     rivals = {name: partial(_backward, outputs[name], block) for name, block in blocks.items()}
-    backward = processor_medians(rivals, 2 if scale == "smoke" else 11)
+    backward = medians(rivals, 2 if scale == "smoke" else 11)
     values = {f"{name}, forward, ms": time for name, time in forward.items()} | {
         f"{name}, backward, ms": time for name, time in backward.items()
     }
@@ -274,7 +274,7 @@ def _similar(name: str) -> Callable[[Scale], Measured]:
                 run = trained(mixer, task, steps=steps, learning_rate=5e-3, seed=seed, parameters=40_000, options=options)
                 accuracies[mixer].append(run.value)
             calls[mixer] = partial(_inference, run.model, batch)
-        times = processor_medians(calls, 2 if scale == "smoke" else 15)
+        times = medians(calls, 2 if scale == "smoke" else 15)
         values = {f"{mixer}, accuracy": float(np.mean(found)) for mixer, found in accuracies.items()}
         values |= {f"{mixer}, inference, ms": time for mixer, time in times.items()}
         values["times faster, inference"] = times["mega"] / times["tcnca"]

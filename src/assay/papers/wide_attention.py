@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -17,7 +16,7 @@ from assay import registry
 from assay.bench.study import Study, compare
 from assay.contracts import Claim, Measured, Paper, Scale
 from assay.inspection.attention import attention_rollout
-from assay.measure import count_flops, parameter_bytes, parameter_count
+from assay.measure import count_flops, medians, parameter_bytes, parameter_count
 from assay.models import build_network
 from assay.nn.attention.softmax import SoftmaxAttention
 from assay.nn.block import ResidualBlock
@@ -218,7 +217,8 @@ def _speed(scale: Scale) -> Measured:
     for name, length in lengths.items():
         networks = {layers: _body(name, layers).eval() for layers in (SHAPES[name][-1], 1)}
         x = torch.randn(1, length, SHAPES[name][0], generator=torch.Generator().manual_seed(0))
-        deep, wide = _turns([partial(network, x) for network in networks.values()], repeats)
+        with torch.no_grad():
+            deep, wide = medians({str(layers): partial(network, x) for layers, network in networks.items()}, repeats).values()
         values |= {f"{name}, deep, ms": deep, f"{name}, wide, ms": wide, f"{name}, times faster": deep / wide}
         more, fewer = (count_flops(network, x) for network in networks.values())
         values[f"{name}, times fewer operations"] = more / fewer
@@ -231,24 +231,6 @@ def _speed(scale: Scale) -> Measured:
         f"where the wide network has {fewer:.2f} × fewer operations: only feed-forward nets and norms fall away, attention costs the same"
     )
     return Measured(values, "holds" if least >= 1.5 else "fails", reason)
-
-
-def _turns(functions: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median milliseconds of processor time of each, in turns, after one call that is not timed."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # processor time counts every thread: one makes it the work done
-    times: list[list[float]] = [[] for _ in functions]
-    try:
-        with torch.no_grad():
-            for turn in range(repeats + 1):
-                for place, function in enumerate(functions):
-                    started = time.process_time()
-                    function()
-                    if turn:
-                        times[place].append(1e3 * (time.process_time() - started))
-    finally:
-        torch.set_num_threads(threads)
-    return [statistics.median(taken) for taken in times]
 
 
 def _graphics(scale: Scale) -> Measured:
