@@ -16,8 +16,8 @@ from assay.testing.rules import CheckFailed, Report, Rule, copied, require, requ
 LENGTHS = (0, 1, 2, 63, 64, 65)
 LONG = 1000
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
-BFLOAT16_BOUND = 0.03
-"""Root mean square of what bfloat16 changes, relative to that of the output: some eight roundings of 2⁻⁸ in a row."""
+BFLOAT16_BOUND = 0.05
+"""Root mean square of what bfloat16 changes, relative to that of the output: some dozen roundings of 2⁻⁸ in a row."""
 BATCH = 3
 VOCABULARY = 7
 RELATIONS = 3
@@ -29,7 +29,7 @@ def check_mixer(mixer: Callable[[int], nn.Module], width: int = 8) -> Report:
 
     A mixer whose attribute ``inputs`` names ``tokens`` is given random identities (batch, length) of a small vocabulary as that keyword,
     (batch,) in a step; they are changed wherever x is. One that names ``relation`` is given small integers (batch, length, length), and
-    only its ``forward`` is checked. In bfloat16 the output may change by 3 %, root mean square, or by what the mixer states in its
+    only its ``forward`` is checked. In bfloat16 the output may change by 5 %, root mean square, or by what the mixer states in its
     attribute ``bfloat16_bound``. One whose attribute ``length`` is below 1,000 is read no longer sequences than that.
 
     Args:

@@ -39,6 +39,7 @@ class GatedLinearAttention(StreamingMixer):
     """
 
     positional = False  # decay tells positions apart
+    bfloat16_bound = 0.15  # a head is normalised however small its output is, and the rounding in it with it
 
     def __init__(
         self,
