@@ -27,6 +27,25 @@ def test_p_value_agrees_with_the_paired_t_test_on_many_examples():
     assert paired_interval(a, b).p_value == pytest.approx(stats.ttest_rel(a, b).pvalue, abs=0.02)
 
 
+def test_small_p_values_agree_with_the_paired_t_test():
+    """Far out no draw lies beyond zero: a count would say 1/2500 whatever the difference."""
+    generator = np.random.default_rng(4)
+    a = generator.normal(0, 1, 2000)
+    b = a - 0.14 + generator.normal(0, 1, 2000)
+    expected = stats.ttest_rel(a, b).pvalue
+    assert 1e-12 < expected < 1e-6
+    assert math.log10(paired_interval(a, b).p_value) == pytest.approx(math.log10(expected), rel=0.1)
+
+
+def test_many_models_that_differ_plainly_have_ranks_of_their_own():
+    """Of 25 models there are 300 pairs: with Holm's factor of 300 the least count of 4,999 draws would make all of them ties."""
+    generator = np.random.default_rng(5)
+    scores = {str(place): {0: generator.random(2000) < 0.98 - 0.04 * place} for place in range(25)}
+    ranks = Comparison({name: {0: table[0].astype(float)} for name, table in scores.items()}).ranks("max")
+    assert ranks["0"] == 1
+    assert ranks["24"] >= 22
+
+
 def test_seed_variance_has_the_right_size():
     # scores differ between seeds only: the interval's spread must be the standard error of the seeds' mean, unbiased for few seeds
     seeds = np.array([0.0, 1.0, 5.0])
