@@ -128,6 +128,13 @@ def _fft(x: Tensor, taps: Tensor) -> Tensor:
     return torch.fft.irfft(transform, points)[..., :length].transpose(1, 2).to(x.dtype)
 
 
+def toeplitz(taps: Tensor) -> Tensor:
+    """(..., count) as the matrices (..., count, count) that convolve a row from the right: entry (j, i) is the tap i − j, 0 below."""
+    place = torch.arange(taps.shape[-1], device=taps.device)
+    age = place - place[:, None]
+    return taps[..., age.clamp(min=0)] * (age >= 0)
+
+
 def _smooth(points: int) -> int:
     """The least number of points, at least as many, that is 1, 3 or 5 times a power of two: sizes at which transforms are fast."""
     return min(factor << max(0, (-(-points // factor) - 1).bit_length()) for factor in (1, 3, 5))

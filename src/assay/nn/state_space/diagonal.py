@@ -12,6 +12,7 @@ from assay.nn.mixer import StreamingMixer
 from assay.nn.state_space.step_size import log_uniform
 from assay.ops.compaction import Compaction
 from assay.ops.linear_recurrence import linear_recurrence
+from assay.ops.long_convolution import toeplitz
 
 CHUNK = 32
 """Positions a chunk: powers of the eigenvalues are made for one chunk and serve all."""
@@ -97,7 +98,7 @@ class DiagonalStateSpace(StreamingMixer):
         ends = linear_recurrence((chunk * exponents).exp(), added, state)[0]
         starts = torch.cat([state[:, None], ends[:, :-1]], 1)
         left = torch.view_as_real(starts * exponents.exp() * self._read()).permute(2, 0, 1, 3, 4).flatten(3).flatten(1, 2)
-        y = rows @ _triangle(self._taps(exponents, powers)) + left @ _parts(powers.conj()).transpose(1, 2)
+        y = rows @ toeplitz(self._taps(exponents, powers)) + left @ _parts(powers.conj()).transpose(1, 2)
         y = y.view(self.channels, batch, count * chunk).permute(1, 2, 0)[:, :length]
         last = (torch.arange(batch, device=x.device), counts // chunk)
         return y, self._after(chunks[last], starts[last], counts % chunk, exponents, powers)
@@ -135,10 +136,3 @@ def _held(exponents: Tensor, log_step: Tensor) -> Tensor:
 def _parts(powers: Tensor) -> Tensor:
     """(channels, state / 2, length), complex, as (channels, length, state), real and imaginary parts in turn."""
     return torch.view_as_real(powers.resolve_conj()).transpose(1, 2).flatten(2)
-
-
-def _triangle(taps: Tensor) -> Tensor:
-    """(channels, length) as the matrix (channels, length, length) that convolves a row: entry (j, i) is the tap i − j."""
-    place = torch.arange(taps.shape[1], device=taps.device)
-    age = place - place[:, None]
-    return taps[:, age.clamp(min=0)] * (age >= 0)

@@ -15,7 +15,7 @@ from assay.nn.state_space.discretisation import Rule, check_rule, discretise
 from assay.nn.state_space.step_size import log_uniform
 from assay.ops.compaction import Compaction
 from assay.ops.krylov import doubled, krylov, squarings
-from assay.ops.long_convolution import long_convolution
+from assay.ops.long_convolution import long_convolution, toeplitz
 from assay.ops.matrix_recurrence import matrix_recurrence
 from assay.ops.tridiagonal import Quasiseparable, pivots
 from assay.theory.hippo import MEASURES, STRUCTURED, hippo, structured_hippo
@@ -221,7 +221,7 @@ class LinearStateSpace(StreamingMixer):
         squared = squarings(matrix, CHUNK.bit_length() - 1)
         columns = doubled(matrix, inputs[..., None], CHUNK)
         left = doubled(matrix.mT, (output @ matrix).mT, CHUNK).unflatten(-1, (CHUNK, -1)).permute(0, 3, 1, 2)
-        triangle = _triangle(output @ columns)
+        triangle = toeplitz(output @ columns)
         return _Chunk([part.to(dtype) for part in squared], columns.to(dtype), triangle.to(dtype), left.to(dtype))
 
     def _check(self, x: Tensor) -> None:
@@ -270,13 +270,6 @@ def _after(x: Tensor, state: Tensor, counts: Tensor, chunk: _Chunk) -> Tensor:
         wanted = (counts >> place) & 1 == 1
         state = torch.where(wanted[:, None], state @ power.mT, state)
     return state + aged @ chunk.columns.mT
-
-
-def _triangle(taps: Tensor) -> Tensor:
-    """(..., count) as the matrices (..., count, count) that convolve a row: entry (j, i) is the tap i − j."""
-    place = torch.arange(taps.shape[-1], device=taps.device)
-    age = place - place[:, None]
-    return taps[..., age.clamp(min=0)] * (age >= 0)
 
 
 # ------------------------------------------------------------------------------------------------ A and B
