@@ -364,6 +364,18 @@ def test_triton_in_its_interpreter(tmp_path: Any) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_triton_says_once_that_it_knows_no_masks(caplog: pytest.LogCaptureFixture) -> None:
+    """What was asked for does not run: the numbers are right, and the log says that another form made them."""
+    tensors = [x.float() for x in problem("lstm", (2, 5, 1, 16))]
+    mask = torch.arange(5)[None] < torch.tensor([[5], [3]])
+    module._say_without_triton.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        found, _ = recurrent_scan(*tensors, "lstm", "triton", mask=mask)
+        recurrent_scan(*tensors, "lstm", "triton", mask=mask)
+    assert [record.message for record in caplog.records if "mask" in record.message] == [caplog.records[0].message]
+    torch.testing.assert_close(found, recurrent_scan(*tensors, "lstm", "reference", mask=mask)[0])
+
+
 def test_triton_without_a_gpu_falls_back_once(caplog: pytest.LogCaptureFixture) -> None:
     if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("Triton runs here")

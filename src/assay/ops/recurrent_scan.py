@@ -432,7 +432,9 @@ def _run(
     engine: Engine = Loop()
     if backend == "compiled" and compiled.library() is not None:
         engine = compiled.Compiled()
-    elif backend == "triton" and decay is None and conditions == Conditions():
+    elif backend == "triton" and (decay is not None or conditions != Conditions()):
+        _say_without_triton()
+    elif backend == "triton":
         kernels = _triton()
         engine = engine if kernels is None else kernels.Triton()
     tensors = [None if x is None else x.contiguous() for x in (inputs, weights, bias, initial, decay)]
@@ -468,6 +470,13 @@ def _triton() -> Any:
         logging.getLogger(__name__).warning("recurrent_scan cannot use Triton (%s): walking step by step", error)
         return None
     return recurrent_scan_triton
+
+
+@cache
+def _say_without_triton() -> None:
+    logging.getLogger(__name__).warning(
+        "recurrent_scan in Triton knows no mask, reset, decay, bound or cut of the gradient: walking step by step"
+    )
 
 
 def _check(inputs: Tensor, weights: Tensor, bias: Tensor, states: Tensor | None, function: str, backend: str) -> Cell:
