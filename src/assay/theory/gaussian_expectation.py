@@ -17,7 +17,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -73,6 +73,12 @@ class ScalarFunction:
             slope = self._first(point) if self._first is not None else _derivative(self.function(point), point)
             curvature = self._second(z) if self._second is not None else _derivative(slope, point)
         return value, slope.detach(), curvature.detach()
+
+    @cached_property
+    def discontinuous(self) -> bool:
+        """Whether σ itself jumps."""
+        below, above = self.sides()
+        return bool(((above - below)[:, 0].abs() > 1e-6).any())
 
     def sides(self) -> Tensor:
         """σ, σ' and σ'' just below and just above each breakpoint: (2, breakpoints, 3)."""
@@ -170,9 +176,9 @@ class GaussianExpectation:
             place = int((~values.isfinite()).nonzero()[0])
             raise ValueError(f"the function is {float(values[place]):g} at z = {float(z[place]):.6g} and has no Gaussian expectation")
         shares = values * weight
-        end = int(z.abs().argmax())
-        if len(z) > 1 and float(shares[end].abs()) > 1e-9 * float(shares.abs().sum()):
-            raise ValueError(f"the function is {float(values[end]):.3g} at z = {float(z[end]):.6g}: it outgrows the Gaussian")
+        for end in (0, -1):
+            if float(values[end].abs()) > 1e6 and float(shares[end].abs()) > 1e-9 * float(shares.abs().sum()):
+                raise ValueError(f"the function is {float(values[end]):.3g} at z = {float(z[end]):.6g}: it outgrows the Gaussian")
         return float(shares.sum())
 
     def curvature(self, sigma: ScalarFunction, factor: Callable[[Tensor, Tensor, Tensor], Tensor], variance: float) -> float:
@@ -254,7 +260,7 @@ class GaussianExpectation:
         if not sigma.breakpoints:
             return 0.0
         below, above = sigma.sides()
-        if float((above[:, 0] - below[:, 0]).abs().max()) > 1e-6:
+        if sigma.discontinuous:
             raise ValueError(f"the function jumps at one of {sigma.breakpoints}: its second derivative has no Gaussian expectation")
         place = torch.tensor(sigma.breakpoints, dtype=DTYPE)
         density = (-place.square() / (2 * variance)).exp() / math.sqrt(2 * math.pi * variance)
