@@ -163,7 +163,10 @@ def shrink(
 
 
 @app.command()
-def inspect(run: Run, probe: Annotated[str | None, typer.Option("--with", help="A probe; nothing: all that apply.")] = None) -> None:
+def inspect(
+    run: Run,
+    probe: Annotated[str | None, typer.Option("--with", help="A probe, as in alignment:other=RUN; nothing: all that apply.")] = None,
+) -> None:
     """What probes find in a run."""
     from assay.bench.verbs import inspect as look
 

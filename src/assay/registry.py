@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import inspect
+import json
 import sys
 from functools import cache
 from importlib.metadata import entry_points
@@ -231,6 +233,7 @@ TABLE: dict[str, dict[str, str]] = {
         "vanishing-gradient-penalty": "assay.training.methods.vanishing_gradient:VanishingGradientPenalty",
         "forward-forward": "assay.training.methods.forward_forward:ForwardForward",
     },
+        "guidance": "assay.training.methods.guidance:Guidance",
     "compressor": {"magnitude": "assay.compression.magnitude:Magnitude", "fold": "assay.compression.fold:Fold"},
     "probe": {
         "smoothness": "assay.inspection.smoothness:Smoothness",
@@ -304,6 +307,57 @@ def resolve(kind: str, name: str) -> Any:
 
 
 def is_file_reference(name: str) -> bool:
+def make(kind: str, text: str) -> Any:
+    """An object of a kind from its command-line form, ``name`` or ``name:option=value,option=value``; values are JSON, or words.
+
+    Args:
+        kind: a key of `TABLE`, of things that are made by calling them: ``method``, ``probe``.
+        text: for example ``gradient-noise:eta=0.05,gamma=0.55`` or ``mine.py:MyMethod``.
+
+    Raises:
+        UserError: the name or one of its options is unknown, or an option's value is refused.
+    """
+    name, written = split_options(text)
+    options = {option: _value(value) for option, value in written.items()}
+    maker = resolve(kind, name)
+    accepted = list(inspect.signature(maker).parameters)
+    unknown = [option for option in options if option not in accepted]
+    if unknown:
+        raise UserError(f"{kind.capitalize()} {name} has no option {unknown[0]!r}: it takes {', '.join(accepted) or 'none'}.")
+    try:
+        return maker(**options)
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{kind.capitalize()} {name}: {error}.") from error
+
+
+def split_options(text: str) -> tuple[str, dict[str, str]]:
+    """The name and the options, as they are written, of a command-line form.
+
+    Raises:
+        UserError: an option has no value.
+    """
+    head, _, _ = text.partition("=")
+    if head == text or ":" not in head:
+        return text, {}
+    cut = head.rindex(":")
+    options = {}
+    for part in text[cut + 1 :].split(","):
+        option, equals, value = part.partition("=")
+        if not equals:
+            raise UserError(f"In {text!r}, {part!r} is not option=value.")
+        options[option.strip()] = value
+    return text[:cut], options
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
     """Whether the name has the form ``file.py:Attribute``."""
     path, colon, attribute = name.rpartition(":")
     return bool(colon) and path.endswith(".py") and attribute.isidentifier()

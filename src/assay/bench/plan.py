@@ -15,6 +15,7 @@ from assay import registry
 from assay.bench.budget import KINDS, Budget
 from assay.errors import UserError
 from assay.models.build import pattern_elements
+from assay.models.reference import referred_folder
 
 PLAIN = "none"
 """The name of training without any method."""
@@ -27,6 +28,7 @@ _DATA_SETTINGS = ("examples",)  # the only axis that a classical baseline feels
 
 
 @dataclass(frozen=True)
+_RUN_FILES = ("config.json", "model.safetensors")
 class Configuration:
     """One row of the leaderboard: a model, its training methods, a point on the axes."""
 
@@ -194,26 +196,28 @@ def model_options(axis: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def absolute(name: str) -> str:
-    """A name with the path of every ``mine.py:MyMixer`` in it absolute, so that it means the same everywhere; other names unchanged."""
-    return _in_each_element(name, lambda path: str(Path(path).expanduser().resolve()))
+    """A name with every path in it absolute, of ``mine.py:MyMixer`` and of a run named in an option; other names unchanged."""
+    return _with_paths(name, lambda path: str(Path(path).expanduser().resolve()))
 
 
 def shown(name: str) -> str:
-    """A name as it is printed: files by their own names without their folders."""
-    return _in_each_element(name, lambda path: Path(path).name)
+    """A name as it is printed: files and runs by their own names without their folders."""
+    return _with_paths(name, lambda path: Path(path).name)
 
 
 def sources_of(name: str) -> dict[str, str]:
-    """SHA-256 of every file that a name or a pattern of mixers runs, by its path.
+    """SHA-256 of every file that a name or a pattern of mixers runs, and of every run that an option names, by its path.
 
     Raises:
         UserError: there is no such file.
     """
-    return {path: digest_of(path) for path, _ in filter(None, map(_file_parts, pattern_elements(name)))}
+    paths: list[str] = []
+    _with_paths(name, lambda path: paths.append(path) or path)
+    return {path: digest_of(path) for path in paths}
 
 
 def digest_of(path: str) -> str:
-    """SHA-256 of a user's source.
+    """SHA-256 of a user's source, or of a run's recipe and weights.
 
     Raises:
         UserError: there is no such file.
@@ -245,11 +249,25 @@ def _hash(values: Mapping[str, Any]) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+    if Path(path).is_dir():
+        return hashlib.sha256("".join(digest_of(str(Path(path) / name)) for name in _RUN_FILES).encode()).hexdigest()
 
 
 def _split_entry(line: str) -> tuple[str, str, str]:
     if not line.startswith('"'):
         return line.partition(" = ")
+def _with_paths(text: str, change: Callable[[str], str]) -> str:
+    """A name, with options or without, in which every path of a user's file or of a run is changed."""
+    name, options = registry.split_options(text)
+    changed = [f"{option}={_value_with_paths(value, change)}" for option, value in options.items()]
+    return _in_each_element(name, change) + (":" + ",".join(changed) if changed else "")
+
+
+def _value_with_paths(value: str, change: Callable[[str], str]) -> str:
+    run = referred_folder(value) and all((Path(value) / name).is_file() for name in _RUN_FILES)
+    return change(value) if run else _in_each_element(value, change)
+
+
     key, end = json.JSONDecoder().raw_decode(line)
     return key, "=", line[end:].strip().removeprefix("=").strip()
 

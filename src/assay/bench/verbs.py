@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from assay import models, registry, tasks
+from assay.bench.plan import absolute
 from assay.bench.runs import Run, open_run, write_source
 from assay.contracts import Class, Finding, NextTokens, Task, TrailPoint, Values
 from assay.errors import UserError
@@ -93,6 +94,9 @@ def train(
     if fabric.is_global_zero:
         models.save(network, folder, state)
         write_source(folder, data, opening, task)
+        asked = {"from": None if from_run is None else str(Path(from_run).resolve()), "methods": [absolute(text) for text in methods]}
+        asked |= {**budget, "learning_rate": learning_rate, "batch_size": batch_size, "seed": seed}
+        (folder / "training.json").write_text(json.dumps(asked | {"status": history.status, "best_step": history.best_step}, indent=1))
         pd.DataFrame(history.curve).to_csv(folder / "curve.csv", index=False)
     fabric.barrier()
     return Run(folder, network, data, opening, task.encoding)
@@ -169,11 +173,11 @@ def shrink(
 
 
 def inspect(run: str | Path | Run, probe: str | None = None) -> dict[str, Finding]:
-    """What probes find in a run: the named one, or every probe that has something to say of it."""
+    """What probes find in a run: the named one (with options, as in ``alignment:other=RUN``), or every probe that has something to say."""
     opened = _opened(run)
     task = opened.task()
     if probe is not None:
-        return {probe: registry.resolve("probe", probe)()(opened.network, task)}
+        return {registry.split_options(probe)[0]: registry.make("probe", probe)(opened.network, task)}
     found = {}
     for name in registry.names("probe"):
         try:

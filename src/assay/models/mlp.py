@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,12 @@ from assay.contracts import Batch, Class, Image, Output, Series, Signature, Tabl
 from assay.nn.channel.activation import activation as make_activation
 
 INITIALISATIONS = ("he", "simple", "sussillo-abbott", "zero", "default")
+
+NORMS: dict[str, Callable[[int], list[nn.Module]]] = {
+    "none": lambda width: [],
+    "batch": lambda width: [nn.BatchNorm1d(width)],
+    "layer": lambda width: [nn.LayerNorm(width)],
+}
 
 
 class MLP(nn.Module):
@@ -29,9 +36,10 @@ class MLP(nn.Module):
         dropout: after every hidden layer.
         initialisation: one of the five above.
         activation: f, by name; one that gates halves its input and has no place here.
+        norm: of the sums before f: ``none``, ``batch`` or ``layer``.
 
     Raises:
-        ValueError: depth < 1, an unknown initialisation, or a gated activation.
+        ValueError: depth < 1, an unknown initialisation or norm, or a gated activation.
         UserError: no activation has that name.
     """
 
@@ -43,17 +51,21 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         initialisation: str = "he",
         activation: str = "relu",
+        norm: str = "none",
     ) -> None:
         super().__init__()
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         if initialisation not in INITIALISATIONS:
             raise ValueError(f"initialisation must be one of {', '.join(INITIALISATIONS)}, got {initialisation!r}")
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
         self.signature = signature
         sizes = [input_size(signature), *[width] * depth]
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(sizes):
-            layers += [nn.Linear(fan_in, fan_out), make_activation(activation), *([nn.Dropout(dropout)] if dropout else [])]
+            layers += [nn.Linear(fan_in, fan_out), *NORMS[norm](fan_out)]
+            layers += [make_activation(activation), *([nn.Dropout(dropout)] if dropout else [])]
         if any(getattr(layer, "gated", False) for layer in layers):
             raise ValueError(f"activation {activation!r} is gated: it would halve the layers of an MLP")
         self.layers = nn.Sequential(*layers, nn.Linear(width, signature.output.size * (signature.horizon or 1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from assay.nn.recurrent.parallel import ParallelRecurrent
 
 
 class RecurrentClassifier(nn.Module):
-    """Embedding → stack of recurrent layers → the last layer's output at the last real token → linear read-out.
+    """Embedding → stack of recurrent layers → the last layer's output at the last real token, or at every one → linear read-out.
 
     Args:
         vocabulary: number of symbols (128: ASCII codes).
@@ -25,35 +26,51 @@ class RecurrentClassifier(nn.Module):
         classes: number of classes.
         pad_readout: read at the end of the padded sequence, as the thesis does: the network must then carry its decision through the
             padding.
+        per_position: read at every position.
 
-    Shapes: ``batch["tokens"]`` (batch, length), long, ``batch["mask"]`` (batch, length) → prediction (batch, classes), logits.
+    Shapes: ``batch["tokens"]`` (batch, length), long, ``batch["mask"]`` (batch, length) → prediction (batch, classes), logits, or
+    (batch, length, classes) by position.
 
     Raises:
-        ValueError: no layer, or an unknown mode.
+        ValueError: no layer, an unknown mode, or both ways to read.
 
     Source: Darji 2024, Investigating Sparsity in Recurrent Neural Networks, base model.
     """
 
     def __init__(
-        self, vocabulary: int = 128, hidden: Sequence[int] = (50, 50, 50), mode: str = "gru", classes: int = 2, pad_readout: bool = False
+        self,
+        vocabulary: int = 128,
+        hidden: Sequence[int] = (50, 50, 50),
+        mode: str = "gru",
+        classes: int = 2,
+        pad_readout: bool = False,
+        per_position: bool = False,
     ) -> None:
         super().__init__()
         if not hidden:
             raise ValueError("hidden must name at least one layer's width, got none")
-        self.pad_readout = pad_readout
+        if pad_readout and per_position:
+            raise ValueError("pad_readout=True reads at the end, per_position=True everywhere: choose one of them")
+        self.pad_readout, self.per_position = pad_readout, per_position
         sizes = [hidden[0], *hidden]
         self.embedding = nn.Embedding(vocabulary, hidden[0])
         self.layers = nn.ModuleList(MaskedRecurrentCell(sizes[i], sizes[i + 1], mode) for i in range(len(hidden)))
         self.readout = nn.Linear(hidden[-1], classes)
 
     def forward(self, batch: Batch) -> Output:
-        """Predict a batch; ``hidden`` is what the read-out sees, (batch, hidden[-1])."""
+        """Predict a batch; ``hidden`` is what the read-out sees, (batch, hidden[-1]) or (batch, length, hidden[-1])."""
+        if self.per_position:
+            y = self._through(self.embedding(batch["tokens"]), batch.get("mask"))
+            return Output(self.readout(y), hidden=y)
         tokens, mask, last = _real_part(batch, self.pad_readout)
-        y = self.embedding(tokens)
-        for layer in self.layers:
-            y = layer(y, mask)
+        y = self._through(self.embedding(tokens), mask)
         hidden = y[torch.arange(len(y), device=y.device), last]
         return Output(self.readout(hidden), hidden=hidden)
+
+    def _through(self, y: Tensor, mask: Tensor | None) -> Tensor:
+        for layer in self.layers:
+            y = layer(y, mask)
+        return y
 
     def keep_units(self, layer: int, units: Sequence[int]) -> None:
         """Keep only the named units of one layer, and what reads them: a smaller dense network; the embedding stays as wide as it was.
@@ -195,8 +212,8 @@ class RecurrentClassifierFamily:
     fine = range(0, 1025)
 
     def accepts(self, signature: Signature) -> str | None:
-        """Token sequences to one class."""
-        return _token_classes(signature)
+        """Token sequences to one class, or to one at every position."""
+        return _token_classes(dataclasses.replace(signature, per_position=False))
 
     def network(
         self, signature: Signature, coarse: int, fine: int, *, mode: str = "gru", layers: int = 3, pad_readout: bool = False
@@ -205,7 +222,8 @@ class RecurrentClassifierFamily:
         if layers < 1:
             raise ValueError(f"layers must be at least 1, got {layers}")
         vocabulary, classes = _sizes(signature)
-        return RecurrentClassifier(vocabulary, [*[coarse] * (layers - 1), coarse + fine], mode, classes, pad_readout)
+        hidden = [*[coarse] * (layers - 1), coarse + fine]
+        return RecurrentClassifier(vocabulary, hidden, mode, classes, pad_readout, signature.per_position)
 
 
 class GraphRecurrentFamily:

@@ -18,7 +18,7 @@ from assay.nn.pooling import global_pool
 
 
 class ResidualUnit(nn.Module):
-    """``y = relu(branch(x) + shortcut(x))``: two 3×3 convolutions, or 1×1, 3×3, 1×1 with a narrow middle.
+    """``y = relu(branch(x) + shortcut(x))``: two 3×3 convolutions, or 1×1, 3×3, 1×1 with a narrow middle; plain: ``y = relu(branch(x))``.
 
     Args:
         inputs: channels of x.
@@ -27,9 +27,12 @@ class ResidualUnit(nn.Module):
         stride: of the first 3×3 convolution, and of the shortcut.
         bottleneck: 1×1, 3×3, 1×1 in place of two 3×3.
         dimensions: 1 or 2.
+        shortcuts: without, the unit is a plain stack of its convolutions.
     """
 
-    def __init__(self, inputs: int, outputs: int, inner: int, stride: int, bottleneck: bool, dimensions: int) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, inner: int, stride: int, bottleneck: bool, dimensions: int, shortcuts: bool = True
+    ) -> None:
         super().__init__()
         if bottleneck:
             self.branch = nn.Sequential(
@@ -43,12 +46,14 @@ class ResidualUnit(nn.Module):
                 ConvolutionUnit(inner, outputs, 3, activate=False, dimensions=dimensions),
             )
         same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else ConvolutionUnit(inputs, outputs, 1, stride, activate=False, dimensions=dimensions)
+        self.shortcut = None
+        if shortcuts:
+            self.shortcut = nn.Identity() if same else ConvolutionUnit(inputs, outputs, 1, stride, activate=False, dimensions=dimensions)
         self.activation = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, inputs, …) to (batch, outputs, …), smaller by the stride."""
-        return self.activation(self.branch(x) + self.shortcut(x))
+        return self.activation(self.branch(x) if self.shortcut is None else self.branch(x) + self.shortcut(x))
 
 
 class ResNet(nn.Module):
@@ -63,6 +68,7 @@ class ResNet(nn.Module):
         stem: ``"imagenet"`` (7×7 with stride 2, then a max-pool) or ``"small"`` (3×3).
         inner: gives the width inside each unit from the stage's; by default the same.
         dimensions: 2 for pictures, 1 for series.
+        shortcuts: without, a plain convolutional network of the same layers.
 
     Shapes: x (batch, channels, height, width), or (batch, channels, length) with ``mask`` (batch, length); logits (batch, num_classes).
 
@@ -80,6 +86,7 @@ class ResNet(nn.Module):
         stem: Literal["imagenet", "small"] = "small",
         inner: WidthRule | None = None,
         dimensions: int = 2,
+        shortcuts: bool = True,
     ) -> None:
         super().__init__()
         if len(depths) != len(widths) or min(depths) < 1 or min(widths) < 1:
@@ -95,7 +102,7 @@ class ResNet(nn.Module):
             outputs = 4 * width if bottleneck else width
             for place in range(depth):
                 stride = 2 if stage and not place else 1
-                units.append(ResidualUnit(channels, outputs, inner(width) if inner else width, stride, bottleneck, dimensions))
+                units.append(ResidualUnit(channels, outputs, inner(width) if inner else width, stride, bottleneck, dimensions, shortcuts))
                 channels = outputs
         self.features = nn.Sequential(*units)
         self.classifier = nn.Linear(channels, num_classes)
@@ -124,7 +131,8 @@ def resnet20(num_classes: int = 10, in_channels: int = 3) -> ResNet:
 class ResNetFamily:
     """The three-stage residual network at any width, for pictures and for series as one-dimensional pictures.
 
-    ``coarse`` is the first stage's width, ``fine`` widens the units inside by 64ths of a step. Options: ``depths`` (default 3, 3, 3).
+    ``coarse`` is the first stage's width, ``fine`` widens the units inside by 64ths of a step. Options: ``depths`` (default 3, 3, 3)
+    and ``shortcuts`` (True; without, the plain network of the same layers).
     """
 
     coarse = range(1, 513)
