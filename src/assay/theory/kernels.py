@@ -28,6 +28,7 @@ from assay.theory.dual_activation import DualActivation
 Kind = Literal["ntk", "nngp"]
 KINDS: tuple[Kind, ...] = ("ntk", "nngp")
 BLOCK = 2**18  # numbers of a block: all its temporaries stay in cache
+LARGEST_VARIANCE = 1e60  # the next layer's square may not overflow
 SAME = 1e-14  # a cosine nearer to 1 is rounding of 1, where E φ'φ' may have an infinite slope
 
 
@@ -74,7 +75,7 @@ class WideNetwork:
             (n, m).
 
         Raises:
-            ValueError: shapes that do not fit, numbers that are not finite, an unknown kind; a variance that overflows on the way.
+            ValueError: shapes that do not fit, numbers that are not finite, an unknown kind; a variance that goes beyond 1e60.
         """
         left = _rows(x, "x")
         right = left if z is None else _rows(z, "z")
@@ -99,16 +100,17 @@ class WideNetwork:
         """``K^ℓ(x, x)``, ℓ = 0 … L, of inputs of given squared norms: (depth + 1, n).
 
         Raises:
-            ValueError: a variance overflows.
+            ValueError: a variance goes beyond 1e60.
         """
         found = np.empty((self.depth + 1, len(np.atleast_1d(squared_norms))))
         found[0] = self.bias_variance + self.weight_variance * np.atleast_1d(np.asarray(squared_norms, dtype=np.float64))
         for layer in range(self.depth):
             before = found[layer]
-            with np.errstate(over="ignore"):
-                found[layer + 1] = self.bias_variance + self.weight_variance * self.dual.variance(before) + self.residual**2 * before
-            if not np.isfinite(found[layer + 1]).all():
-                raise ValueError(f"the variance overflows in layer {layer + 1}: take a smaller weight_variance, or fewer layers")
+            found[layer + 1] = self.bias_variance + self.weight_variance * self.dual.variance(before) + self.residual**2 * before
+            if not (found[layer + 1] < LARGEST_VARIANCE).all():
+                raise ValueError(
+                    f"the variance exceeds {LARGEST_VARIANCE:g} in layer {layer + 1}: take a smaller weight_variance, or fewer layers"
+                )
         return found
 
     def propagate(self, inner: np.ndarray, over_x: np.ndarray, over_z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
