@@ -77,7 +77,8 @@ static inline Vector arcsine_over_root(Vector z) {
 static inline Vector angle_of(Vector delta) {
   const Vector cosine = 1.0 - delta, magnitude = cosine < 0.0 ? -cosine : cosine;
   const auto middle = magnitude < 0.5;
-  const Vector near = delta < 1.0 ? delta : 2.0 - delta;
+  const Vector left = 2.0 - delta, opposite = left > 0.0 ? left : Vector{};  // rounding passes 2 where patches are opposite
+  const Vector near = delta < 1.0 ? delta : opposite;
   const Vector z = middle ? cosine * cosine : 0.5 * near;
   const Vector size = middle ? magnitude : root(z);
   const Vector arcsine = size * arcsine_over_root(z);
