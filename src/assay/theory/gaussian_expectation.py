@@ -63,6 +63,16 @@ class ScalarFunction:
         with torch.no_grad():
             return self.function(z)
 
+    def slopes(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """σ(z) and σ'(z), each of z's shape: half the work of `derivatives`."""
+        if self._first is not None:
+            return self(z), self._first(z)
+        with torch.enable_grad():
+            point = z.detach().clone().requires_grad_()
+            value = self.function(point)
+            slope = torch.autograd.grad(value.sum(), point)[0] if value.requires_grad else torch.zeros_like(z)
+        return value.detach(), slope
+
     def derivatives(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """σ(z), σ'(z) and the regular part of σ''(z), each of z's shape."""
         value = self(z)
