@@ -178,8 +178,8 @@ def test_bad_arguments_are_refused(call, words: str) -> None:
 
 
 def test_opposite_patches_of_any_norm_are_finite_and_as_the_reference_says():
-    """Their cosine is −1 but for rounding, which passes it for about half of them."""
+    """Their cosine is −1 but for rounding, which passes it for about half of them; the angle then has the root of the rounding, 1e-8."""
     x = np.random.default_rng(0).normal(size=(200, 8))
     found = [hierarchical_kernel(x, -x, filters=[2, 2], implementation=way) for way in ("reference", "compiled")]
     assert np.isfinite(found[1]).all()
-    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-7)
