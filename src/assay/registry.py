@@ -244,6 +244,7 @@ TABLE: dict[str, dict[str, str]] = {
         "surprise": "assay.inspection.surprise:Surprise",
         "gradient-flow": "assay.inspection.gradient_flow:GradientFlow",
         "in-context-algorithm": "assay.inspection.languages:InContextAlgorithm",
+        "alignment": "assay.inspection.alignment:Alignment",
         "language-states": "assay.inspection.hidden_states:LanguageStates",
     },
     "exporter": {
