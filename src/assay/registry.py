@@ -232,8 +232,8 @@ TABLE: dict[str, dict[str, str]] = {
         "truncated-backpropagation": "assay.training.methods.truncated_backpropagation:TruncatedBackpropagation",
         "vanishing-gradient-penalty": "assay.training.methods.vanishing_gradient:VanishingGradientPenalty",
         "forward-forward": "assay.training.methods.forward_forward:ForwardForward",
-    },
         "guidance": "assay.training.methods.guidance:Guidance",
+    },
     "compressor": {"magnitude": "assay.compression.magnitude:Magnitude", "fold": "assay.compression.fold:Fold"},
     "probe": {
         "smoothness": "assay.inspection.smoothness:Smoothness",
@@ -243,8 +243,8 @@ TABLE: dict[str, dict[str, str]] = {
         "recall": "assay.inspection.recall:Recall",
         "surprise": "assay.inspection.surprise:Surprise",
         "gradient-flow": "assay.inspection.gradient_flow:GradientFlow",
-        "in-context-algorithm": "assay.inspection.languages:InContextAlgorithm",
         "alignment": "assay.inspection.alignment:Alignment",
+        "in-context-algorithm": "assay.inspection.languages:InContextAlgorithm",
         "language-states": "assay.inspection.hidden_states:LanguageStates",
     },
     "exporter": {
@@ -307,7 +307,6 @@ def resolve(kind: str, name: str) -> Any:
     raise UserError(f"There is no {kind} named {name!r}; did you mean {', '.join(near)}? (or name your own: file.py:Class)")
 
 
-def is_file_reference(name: str) -> bool:
 def make(kind: str, text: str) -> Any:
     """An object of a kind from its command-line form, ``name`` or ``name:option=value,option=value``; values are JSON, or words.
 
@@ -359,6 +358,7 @@ def _value(text: str) -> Any:
         return text
 
 
+def is_file_reference(name: str) -> bool:
     """Whether the name has the form ``file.py:Attribute``."""
     path, colon, attribute = name.rpartition(":")
     return bool(colon) and path.endswith(".py") and attribute.isidentifier()
