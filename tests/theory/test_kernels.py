@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from assay.theory.dual_activation import DualActivation
+from assay.theory.infinite_depth import log_nngp, optimal_activation
 from assay.theory.kernels import KINDS, WideNetwork, nngp_kernel, ntk_kernel
 
 X = np.array([[1.0, 0.5, -0.2], [0.3, -0.8, 2.0], [-1.0, 0.1, 0.4]]) / math.sqrt(3)
@@ -123,3 +124,11 @@ def test_wrong_arguments_are_refused() -> None:
         network.kernel(np.array([[1.0], [math.nan]]))
     with pytest.raises(ValueError, match="exceeds 1e\\+60 in layer"):
         WideNetwork(DualActivation.from_hermite([0.0, 0.0, 0.0, 1.0]), 12, 5.0).kernel(np.full((1, 2), 5.0))
+
+
+def test_unit_norms_stay_where_the_map_would_drive_rounding_apart() -> None:
+    dual = optimal_activation(8)  # the variance's slope at 1 is above 2
+    x = np.array([[0.6, 0.8], [0.8, 0.6], [1.0, 0.0]])
+    found = nngp_kernel(dual, x, depth=100)
+    np.testing.assert_array_equal(np.diag(found), 1)
+    np.testing.assert_allclose(np.log(found[0, 1:]), log_nngp(dual, [0.96, 0.6], 100), rtol=1e-10)

@@ -29,6 +29,7 @@ Kind = Literal["ntk", "nngp"]
 KINDS: tuple[Kind, ...] = ("ntk", "nngp")
 BLOCK = 2**18  # numbers of a block: all its temporaries stay in cache
 LARGEST_VARIANCE = 1e60  # the next layer's square may not overflow
+KEPT = 1e-12  # relative; quadrature is right to 1e-14
 SAME = 1e-14  # a cosine nearer to 1 is rounding of 1, where E φ'φ' may have an infinite slope
 
 
@@ -99,14 +100,18 @@ class WideNetwork:
     def variances(self, squared_norms: ArrayLike) -> np.ndarray:
         """``K^ℓ(x, x)``, ℓ = 0 … L, of inputs of given squared norms: (depth + 1, n).
 
+        A variance that a layer keeps to rounding is kept exactly: the map of many activations would drive rounding errors apart.
+
         Raises:
             ValueError: a variance goes beyond 1e60.
         """
         found = np.empty((self.depth + 1, len(np.atleast_1d(squared_norms))))
         found[0] = self.bias_variance + self.weight_variance * np.atleast_1d(np.asarray(squared_norms, dtype=np.float64))
+        found[0][np.abs(found[0] - 1) <= KEPT] = 1.0
         for layer in range(self.depth):
             before = found[layer]
-            found[layer + 1] = self.bias_variance + self.weight_variance * self.dual.variance(before) + self.residual**2 * before
+            after = self.bias_variance + self.weight_variance * self.dual.variance(before) + self.residual**2 * before
+            found[layer + 1] = np.where(np.abs(after - before) <= KEPT * before, before, after)
             if not (found[layer + 1] < LARGEST_VARIANCE).all():
                 raise ValueError(
                     f"the variance exceeds {LARGEST_VARIANCE:g} in layer {layer + 1}: take a smaller weight_variance, or fewer layers"
