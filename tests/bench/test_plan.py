@@ -99,6 +99,25 @@ def test_files_in_a_pattern_of_mixers_are_found(tmp_path, monkeypatch):
     assert sources_of(name) == {f"{tmp_path}/mine.py": hashlib.sha256(b"class MyMixer: ...").hexdigest()}
 
 
+def test_a_run_named_in_an_option_is_absolute_known_by_its_weights_and_printed_short(tmp_path, monkeypatch):
+    """A guide that is trained anew is another study's guide, though its folder has the same name; a value that is no run stays a value."""
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "mlp-depth=2"
+    run.mkdir()
+    assert absolute("guidance:guide=mlp-depth=2,weight=0.5") == "guidance:guide=mlp-depth=2,weight=0.5"  # no run yet
+    (run / "config.json").write_text("{}")
+    (run / "model.safetensors").write_text("weights")
+    name = absolute("guidance:guide=mlp-depth=2,weight=0.5")
+    assert name == f"guidance:guide={run},weight=0.5"
+    assert shown(name) == "guidance:guide=mlp-depth=2,weight=0.5"
+    before = sources_of(name)
+    assert list(before) == [str(run)]
+    (run / "model.safetensors").write_text("others")
+    assert sources_of(name) != before
+    assert absolute("guidance:guide=mine.py:Mine") == f"guidance:guide={tmp_path}/mine.py:Mine"
+    assert absolute("guidance:guide=resnet") == "guidance:guide=resnet"
+
+
 def test_budget_shares_keep_their_kind():
     assert Budget("steps", 100).share(1 / 3) == Budget("steps", 33)
     assert Budget("steps", 1).share(1 / 3).fit_options() == {"steps": 1}

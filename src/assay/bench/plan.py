@@ -25,10 +25,10 @@ STUDY_SETTINGS = ("parameters", "batch_size", "steps", "seconds", "flops", "lear
 
 _TABLES = ("opening", "axis", "sources")
 _DATA_SETTINGS = ("examples",)  # the only axis that a classical baseline feels
+_RUN_FILES = ("config.json", "model.safetensors")
 
 
 @dataclass(frozen=True)
-_RUN_FILES = ("config.json", "model.safetensors")
 class Configuration:
     """One row of the leaderboard: a model, its training methods, a point on the axes."""
 
@@ -222,9 +222,23 @@ def digest_of(path: str) -> str:
     Raises:
         UserError: there is no such file.
     """
+    if Path(path).is_dir():
+        return hashlib.sha256("".join(digest_of(str(Path(path) / name)) for name in _RUN_FILES).encode()).hexdigest()
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist: name a Python file and a class in it, as in mine.py:MyMixer.")
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _with_paths(text: str, change: Callable[[str], str]) -> str:
+    """A name, with options or without, in which every path of a user's file or of a run is changed."""
+    name, options = registry.split_options(text)
+    changed = [f"{option}={_value_with_paths(value, change)}" for option, value in options.items()]
+    return _in_each_element(name, change) + (":" + ",".join(changed) if changed else "")
+
+
+def _value_with_paths(value: str, change: Callable[[str], str]) -> str:
+    run = referred_folder(value) and all((Path(value) / name).is_file() for name in _RUN_FILES)
+    return change(value) if run else _in_each_element(value, change)
 
 
 def _in_each_element(name: str, change: Callable[[str], str]) -> str:
@@ -249,25 +263,11 @@ def _hash(values: Mapping[str, Any]) -> str:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-    if Path(path).is_dir():
-        return hashlib.sha256("".join(digest_of(str(Path(path) / name)) for name in _RUN_FILES).encode()).hexdigest()
 
 
 def _split_entry(line: str) -> tuple[str, str, str]:
     if not line.startswith('"'):
         return line.partition(" = ")
-def _with_paths(text: str, change: Callable[[str], str]) -> str:
-    """A name, with options or without, in which every path of a user's file or of a run is changed."""
-    name, options = registry.split_options(text)
-    changed = [f"{option}={_value_with_paths(value, change)}" for option, value in options.items()]
-    return _in_each_element(name, change) + (":" + ",".join(changed) if changed else "")
-
-
-def _value_with_paths(value: str, change: Callable[[str], str]) -> str:
-    run = referred_folder(value) and all((Path(value) / name).is_file() for name in _RUN_FILES)
-    return change(value) if run else _in_each_element(value, change)
-
-
     key, end = json.JSONDecoder().raw_decode(line)
     return key, "=", line[end:].strip().removeprefix("=").strip()
 
