@@ -192,6 +192,7 @@ TABLE: dict[str, dict[str, str]] = {
         "associative-recall": "assay.tasks.synthetic.recall:associative_recall",
         "first-symbol": "assay.tasks.synthetic.first_symbol:first_symbol",
         "parity": "assay.tasks.synthetic.state_tracking:parity",
+        "string-parity": "assay.tasks.synthetic.string_parity:string_parity",
         "modular-counting": "assay.tasks.synthetic.state_tracking:modular_counting",
         "permutations": "assay.tasks.synthetic.state_tracking:permutations",
         "induction": "assay.tasks.synthetic.recall:induction",
