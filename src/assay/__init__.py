@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from assay.bench.advising import advise
     from assay.bench.study import Study, compare
     from assay.bench.verbs import evaluate, export, generate, inspect, open_run, predict, shrink, train
     from assay.catalogue.search import catalog
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _FACE = {
+    "advise": "assay.bench.advising",
     "compare": "assay.bench.study",
     "Study": "assay.bench.study",
     "train": "assay.bench.verbs",
@@ -35,6 +37,7 @@ _FACE = {
 }
 __all__ = [
     "Study",
+    "advise",
     "catalog",
     "check",
     "compare",

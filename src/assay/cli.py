@@ -48,6 +48,7 @@ def compare(
     models: Annotated[str, typer.Option(help="Models separated by commas (names or file.py:Class), or auto.")] = "auto",
     methods: Methods = "",
     axis: Annotated[list[str] | None, typer.Option(help="An option to vary, as in depth=1,2,4; may be given several times.")] = None,
+    advised: Annotated[bool, typer.Option("--advised", help="Run every network a second time as `assay advise` says.")] = False,
     parameters: Parameters = "200k", steps: Steps = None, time: Seconds = None, flops: Flops = None,
     batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 32,
     seeds: Annotated[int, typer.Option(help="Runs a model.")] = 3,
@@ -64,12 +65,36 @@ def compare(
 
     study = run(
         data, **_opening(task=task, target=target, group=group, time=time_column, horizon=horizon, tokenizer=tokenizer),
-        models="auto" if models == "auto" else _listed(models), methods=methods.split(), axis=parse_axis(axis or []),
+        models="auto" if models == "auto" else _listed(models), methods=methods.split(), axis=parse_axis(axis or []), advised=advised,
         parameters=int(parse_count(parameters, "--parameters")), steps=steps, seconds=parse_seconds(time),
         flops=parse_count(flops, "--flops"), batch_size=batch_size, seeds=seeds, workers=workers, ray=ray, output=output,
         resume=resume, live=True, rates=[parse_count(rate, "--rates") for rate in _listed(rates)], threads=threads,
     )  # fmt: skip
     raise typer.Exit(1 if any(row["status"] != "done" for row in study.rows) else 0)
+
+
+@app.command()
+def advise(
+    data: Data,
+    task: Kind = None, target: Target = None, group: Group = None, time_column: Time = None, horizon: Horizon = None,
+    tokenizer: Tokenizer = None, parameters: Parameters = "200k",
+    batch_size: Annotated[int, typer.Option(help="Examples a step, for the learning rate.")] = 32,
+    output: Output = None,
+) -> None:  # fmt: skip
+    """Say before any training what network to take on your data, and why; written as a page with pictures."""
+    from assay.bench.advising import advise as plan
+    from assay.bench.report.advice import write_advice
+    from assay.bench.words import parse_count
+
+    advice = plan(
+        data, parameters=int(parse_count(parameters, "--parameters")), batch_size=batch_size,
+        **_opening(task=task, target=target, group=group, time=time_column, horizon=horizon, tokenizer=tokenizer),
+    )  # fmt: skip
+    typer.echo(f"{advice.task}: {advice.description}\n{advice.sentence}\n")
+    for line in advice.lines:
+        typer.echo(f"{line.quantity:>17}  {line.value}")
+        typer.echo(f"{'':>17}  {'; '.join(part for part in (line.formula, line.reason) if part)}")
+    typer.echo(f"\nPage: {write_advice(advice, output or Path('assay-results') / f'advice-{advice.task}')}")
 
 
 @app.command()

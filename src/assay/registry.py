@@ -92,6 +92,7 @@ TABLE: dict[str, dict[str, str]] = {
         "elu": "torch.nn:ELU",
         "tanh": "torch.nn:Tanh",
         "sigmoid": "torch.nn:Sigmoid",
+        "erf": "assay.nn.channel.activation:Erf",
         "prelu": "torch.nn:PReLU",
         "glu": "assay.nn.channel.activation:GLU",
         "swiglu": "assay.nn.channel.activation:SwiGLU",
@@ -99,6 +100,7 @@ TABLE: dict[str, dict[str, str]] = {
         "reglu": "assay.nn.channel.activation:ReGLU",
         "poly-relu": "assay.nn.channel.polynomial:PolyReLU",
         "poly-norm": "assay.nn.channel.polynomial:PolyNorm",
+        "hermite-optimal": "assay.nn.channel.hermite:OptimalActivation",
     },
     "part": {
         "relative-attention": "assay.ops.relative_attention:relative_attention",
@@ -170,6 +172,8 @@ TABLE: dict[str, dict[str, str]] = {
         "in-context-ngram": "assay.models.estimators:InContextNGram",
         "hyperdimensional": "assay.models.estimators:Hyperdimensional",
         "behaviour-majority": "assay.models.estimators:PositionMajority",
+        "ntk": "assay.models.estimators:InfiniteWidth",
+        "infinite-depth": "assay.models.estimators:InfiniteDepth",
     },
     "task": {
         "digits": "assay.tasks.builtin:digits",

@@ -113,5 +113,5 @@ def adopt(plan: Plan, folder: Path) -> list[dict[str, Any]]:
 def _rates(plan: Plan, configuration: Configuration) -> tuple[float, ...]:
     if configuration.baseline:
         return ()
-    fixed = dict(configuration.axis).get("learning_rate")
+    fixed = plan.settings(configuration).get("learning_rate")
     return plan.rates if fixed is None else (float(fixed),)

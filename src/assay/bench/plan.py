@@ -20,10 +20,13 @@ from assay.models.reference import referred_folder
 PLAIN = "none"
 """The name of training without any method."""
 
+ADVISED = "advised"
+"""The axis point of a network that is built and trained as `assay.bench.advising` says; a person cannot name it as an axis."""
+
 STUDY_SETTINGS = ("parameters", "batch_size", "steps", "seconds", "flops", "learning_rate", "examples")
 """Axis names with a meaning of their own; ``method.option`` sets a method's option; any other name is an option of the networks."""
 
-_TABLES = ("opening", "axis", "sources")
+_TABLES = ("opening", "axis", "advice", "sources")
 _DATA_SETTINGS = ("examples",)  # the only axis that a classical baseline feels
 _RUN_FILES = ("config.json", "model.safetensors")
 
@@ -40,7 +43,7 @@ class Configuration:
     @property
     def label(self) -> str:
         """What to call it in print."""
-        return " + ".join([shown(self.model), *self.method_names, *(f"{name}={value}" for name, value in self.axis)])
+        return " + ".join([shown(self.model), *self.method_names, *axis_words(dict(self.axis))])
 
     @property
     def method_names(self) -> list[str]:
@@ -71,6 +74,7 @@ class Plan:
         rates: learning rates that are tried.
         threads: of every run.
         axis: values by name; see `STUDY_SETTINGS`.
+        advice: for a model, the axis points that it has in a second, advised configuration.
         sources: SHA-256 of each file of the user's that is run.
     """
 
@@ -87,12 +91,19 @@ class Plan:
     opening: dict[str, Any] = field(default_factory=dict)
     methods: tuple[str, ...] = (PLAIN,)
     axis: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    advice: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
 
     def configurations(self) -> list[Configuration]:
         """Every model × methods × axis point; a baseline only where the axis changes the data."""
         points = [tuple(zip(self.axis, values, strict=True)) for values in itertools.product(*self.axis.values())]
-        networks = [Configuration(model, False, methods, point) for model in self.models for methods in self.methods for point in points]
+        advised = [(*point, (ADVISED, True)) for point in points]
+        networks = [
+            Configuration(model, False, methods, point)
+            for model in self.models
+            for methods in self.methods
+            for point in (points + advised if model in self.advice else points)
+        ]
         felt = list(dict.fromkeys(tuple(pair for pair in point if pair[0] in _DATA_SETTINGS) for point in points))
         return networks + [Configuration(model, True, PLAIN, point) for model in self.baselines for point in felt]
 
@@ -115,8 +126,14 @@ class Plan:
         if not configuration.baseline:
             run |= {"methods": configuration.methods, "parameters": self.parameters, "budget": asdict(self.budget)}
             run |= {"batch_size": self.batch_size, "rates": list(self.rates), "search_seed": self.seeds[0]}
+        if ADVISED in run["axis"]:
+            run |= {"advice": self.advice[configuration.model]}
         used = [path for path in self.sources if path in configuration.model or path in configuration.methods]
         return run | ({"sources": {path: self.sources[path] for path in used}} if used else {})
+
+    def settings(self, configuration: Configuration) -> dict[str, Any]:
+        """`settings_of` the configuration's runs."""
+        return settings_of(self.run_json(configuration, self.seeds[0]))
 
     def run_name(self, configuration: Configuration, seed: int) -> str:
         """``<slug>-<hash of the run's JSON>``, the run's folder below ``runs/``."""
@@ -188,6 +205,16 @@ def with_method_options(methods: str, axis: Mapping[str, Any]) -> list[str]:
                 for name in names
             ]
     return names
+
+
+def axis_words(axis: Mapping[str, Any]) -> list[str]:
+    """How the points of the axes are printed: ``depth=2``, ``advised``."""
+    return [name if name == ADVISED else f"{name}={value}" for name, value in axis.items()]
+
+
+def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:
+    """All axis points of a run: those that were advised, under those that were asked for."""
+    return {**run.get("advice", {}), **{name: value for name, value in run["axis"].items() if name != ADVISED}}
 
 
 def model_options(axis: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assay.bench.files import finite, write_text
-from assay.bench.statistics import Comparison, Verdict, verdict
+from assay.bench.plan import ADVISED, axis_words
+from assay.bench.statistics import Comparison, Verdict, change, verdict
 from assay.errors import UserError
 
 if TYPE_CHECKING:
@@ -156,6 +157,19 @@ def study_verdict(rows: Sequence[Mapping[str, Any]], comparison: Comparison) -> 
     return verdict(comparison, first.get("metric") or "value", first.get("direction") or "max", baselines, labels)
 
 
+def advice_effects(rows: Sequence[Mapping[str, Any]], comparison: Comparison) -> list[str]:
+    """For every advised configuration that finished beside its default: which of the two is better, in one sentence."""
+    grouped = by_configuration(rows)
+    found = []
+    for key, group in grouped.items():
+        axis = dict(group[0].get("axis") or {})
+        plain = configuration_key({**group[0], "axis": axis}) if axis.pop(ADVISED, False) else None
+        if plain in comparison.scores and key in comparison.scores:
+            names = label_of(group[0]), label_of({**group[0], "axis": axis})
+            found.append(change(comparison, group[0]["metric"], group[0]["direction"], key, plain, names))
+    return found
+
+
 def leaderboard(rows: Sequence[Mapping[str, Any]], comparison: Comparison) -> pandas.DataFrame:
     """One line a configuration, best first: rank, quality with its interval, costs (means over finished runs).
 
@@ -187,7 +201,7 @@ def leaderboard(rows: Sequence[Mapping[str, Any]], comparison: Comparison) -> pa
 
 
 def _axis_words(row: Mapping[str, Any]) -> list[str]:
-    return [f"{name}={value}" for name, value in (row.get("axis") or {}).items()]
+    return axis_words(row.get("axis") or {})
 
 
 def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:

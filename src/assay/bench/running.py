@@ -26,7 +26,7 @@ import torch
 from assay import models, registry
 from assay.bench import files
 from assay.bench.budget import SEARCH_SHARE, Budget
-from assay.bench.plan import PLAIN, model_options, shown, with_method_options
+from assay.bench.plan import PLAIN, model_options, settings_of, shown, with_method_options
 from assay.bench.results import ROW_FIELDS
 from assay.bench.runs import write_source
 from assay.contracts import Evaluation, Image, Signature, Task
@@ -99,7 +99,7 @@ def _run_network(job: Job, task: Task, partial: Path, on_progress: OnProgress | 
             on_progress(history)
 
     model, history = _train(job, task, 1.0, progress)
-    wanted = job["run"]["axis"].get("parameters", job["run"]["parameters"])
+    wanted = settings_of(job["run"]).get("parameters", job["run"]["parameters"])
     off = models.off_budget(model, wanted)
     _write_curve(partial / "curve.csv", history.curve)
     models.save(model, partial)
@@ -132,7 +132,7 @@ def _run_baseline(job: Job, task: Task, partial: Path, _on_progress: OnProgress 
 
 
 def _train(job: Job, task: Task, share: float, on_progress: OnProgress | None) -> tuple[torch.nn.Module, History]:
-    run, axis = job["run"], job["run"]["axis"]
+    run, axis = job["run"], settings_of(job["run"])
     budget = Budget(**run["budget"])
     for kind in ("steps", "seconds", "flops"):
         budget = Budget(kind, axis[kind]) if kind in axis else budget

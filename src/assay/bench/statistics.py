@@ -199,6 +199,27 @@ def verdict(
     return Verdict(speak.undecided(best, second, interval), "undecided", best, second, interval)
 
 
+def change(comparison: Comparison, metric: str, direction: str, changed: str, plain: str, names: tuple[str, str]) -> str:
+    """One clause on what a change did: better or worse with its interval, or that the data cannot tell.
+
+    Args:
+        comparison: holds the scores of both.
+        metric: the measure's name.
+        direction: ``max`` or ``min``.
+        changed: the key of the changed model.
+        plain: the key of the model as it was.
+        names: what to call the two.
+    """
+    speak = _Speaker(comparison, metric, direction, {changed: names[0], plain: names[1]})
+    interval = comparison.paired(changed, plain)
+    if not _excludes_zero(interval):
+        return speak.undecided(changed, plain, interval)
+    if speak.better(interval.difference):
+        return f"{speak.value(changed)}, {speak.ahead(interval)} {names[1]} {speak.range(interval)}."
+    mirrored = PairedInterval(-interval.difference, -interval.high, -interval.low, interval.p_value)
+    return f"{speak.value(plain)}, {speak.ahead(mirrored)} {names[0]} {speak.range(mirrored)}."
+
+
 def _network_or_baseline(comparison: Comparison, speak: _Speaker, networks: list[str], baseline: str) -> Verdict:
     network = networks[0]
     interval = comparison.paired(network, baseline)

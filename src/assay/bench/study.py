@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from assay.bench.executors import Event, Executor, InProcess, Workers
 from assay.bench.jobs import Jobs
 from assay.bench.live import View
 from assay.bench.measuring import measured
-from assay.bench.plan import PLAIN, STUDY_SETTINGS, Plan, absolute, digest_of, sources_of
+from assay.bench.plan import ADVISED, PLAIN, STUDY_SETTINGS, Plan, absolute, digest_of, sources_of
 from assay.bench.selection import divided, networks_for
 from assay.bench.statistics import Comparison, Verdict
 from assay.contracts import Evaluation, Task
@@ -63,6 +64,11 @@ class Study:
         return results.study_verdict(self.rows, self.comparison)
 
     @property
+    def advice_effects(self) -> list[str]:
+        """What the advice did for each model that also ran without it, a sentence each."""
+        return results.advice_effects(self.rows, self.comparison)
+
+    @property
     def report(self) -> Path:
         """The report's page."""
         return self.folder / "report.html"
@@ -94,6 +100,7 @@ def compare(
     models: str | Sequence[str] = "auto",
     methods: Sequence[str] = (),
     axis: Mapping[str, Sequence[Any]] | None = None,
+    advised: bool = False,
     parameters: int = 200_000,
     steps: int | None = None,
     seconds: float | None = None,
@@ -121,6 +128,8 @@ def compare(
             the list names some.
         methods: training methods to compare, each joined by ``+`` where several work together; ``none`` is plain training.
         axis: values by name, every combination of which is run; see `assay.bench.plan.STUDY_SETTINGS`.
+        advised: run every network a second time as `assay.advise` says (architecture, initialisation and one learning rate without a
+            search), so that the report can say whether the advice helped.
         parameters: budget of trainable parameters a network.
         steps: budget of optimiser steps a run (600 where no budget is given).
         seconds: budget of training seconds a run.
@@ -142,7 +151,7 @@ def compare(
     Raises:
         UserError: unusable data or options, or the folder is in use, or holds another study.
     """
-    given = {"models": models, "methods": methods, "axis": axis or {}, "parameters": parameters, "seeds": seeds}
+    given = {"models": models, "methods": methods, "axis": axis or {}, "advised": advised, "parameters": parameters, "seeds": seeds}
     given |= {"batch_size": batch_size, "rates": rates, "budget": Budget.of(steps, seconds, flops), "opening": opening}
     folder = _existing_folder(output, resume)
     known = _known_plan(folder) if folder is not None and resume else None
@@ -242,6 +251,10 @@ def _plan(name: str, opening: dict[str, Any], task: Task, given: dict[str, Any],
         sources=sources,
     )
     _check_axis(plan)
+    if given["advised"]:
+        from assay.bench.advising import advised_settings
+
+        plan = replace(plan, advice=advised_settings(plan, task))
     labels = [configuration.label for configuration in plan.configurations()]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
@@ -267,6 +280,8 @@ def _agree(known: Plan, name: str, opening: dict[str, Any], task: Task, given: d
     now |= {key: given[key] for key in ("budget", "threads") if given[key] is not None}
     now["sources"] = {path: digest_of(path) for path in known.sources}
     clause = known.disagreement(now)
+    if given["advised"] and not known.advice:
+        clause = "it was not advised there and is now"
     if clause is not None:
         raise UserError(f"The study cannot go on: {clause}; leave the option away, or choose another --output.")
 
@@ -313,6 +328,8 @@ def _positive(name: str, value: int) -> int:
 
 def _check_axis(plan: Plan) -> None:
     for name, values in plan.axis.items():
+        if name == ADVISED:
+            raise UserError("advised is not an axis: add --advised.")
         if not values:
             raise UserError(f"The axis {name} has no values.")
         if name in STUDY_SETTINGS and not all(isinstance(value, (int, float)) and value > 0 for value in values):
@@ -395,6 +412,8 @@ def _conclude(plan: Plan, task: Task, folder: Path, view: View) -> Study:
     write_report(folder)
     view.leaderboard(study.leaderboard)
     view.say(study.verdict.sentence)
+    for sentence in study.advice_effects:
+        view.say(f"Advice: {sentence}")
     view.say(f"Report: {study.report}")
     return study
 

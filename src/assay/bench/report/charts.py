@@ -157,6 +157,55 @@ def curve_charts(curves: dict[str, list[list[dict[str, float]]]], metric: str) -
     return charts
 
 
+def line_chart(
+    lines: dict[str, list[tuple[float, float]]],
+    levels: dict[str, float],
+    across_name: str,
+    metric: str,
+    bar: tuple[float, float, float, float] | None = None,
+) -> Markup:
+    """A measure along a quantity on a logarithmic axis: a line a name, dashed levels, and a last point with its interval.
+
+    Args:
+        lines: points (x, value) by name.
+        levels: values that do not depend on x, by name.
+        across_name: what x is.
+        metric: what the values are.
+        bar: (x, value, low, high) of a forecast.
+    """
+    frame = Box(52, 12, 320, 222)
+    ends = [] if bar is None else [bar]
+    across = fitted([x for line in lines.values() for x, _ in line] + [x for x, *_ in ends], frame.left, frame.right, logarithmic=True)
+    values = [y for line in lines.values() for _, y in line] + list(levels.values()) + [y for _, *rest in ends for y in rest]
+    up = fitted(values, frame.bottom, frame.top)
+    parts = [_grid(up, frame), _bottom_axis(across, frame, words.count)]
+    labels = []
+    for name, value in levels.items():
+        parts.append(tag("line", x1=frame.left, x2=frame.right, y1=up(value), y2=up(value), class_="reference"))
+        labels.append((up(value), name, "other"))
+    for index, (name, line) in enumerate(lines.items()):
+        parts.append(tag("path", d=path((across(x), up(y)) for x, y in line), class_=f"line channel-{index}"))
+        for x, y in line:
+            tip = f"{name}, {x:g} {across_name}: {words.quality(y, metric)}"
+            parts.append(tag("g", tag("circle", cx=across(x), cy=up(y), r=3.0, class_=f"point channel-{index}"), data_tip=tip))
+        if len(lines) > 1:
+            labels.append((up(line[-1][1]), name, f"channel-{index}"))
+    for x, value, low, high in ends:
+        parts.append(tag("line", x1=across(x), x2=across(x), y1=up(low), y2=up(high), class_="whisker first"))
+        parts.append(tag("circle", cx=across(x), cy=up(value), r=4.2, class_="point first"))
+    parts += [tag("text", name, x=frame.right + 8, y=y, class_=f"label {kind}") for y, name, kind in _apart(labels)]
+    parts.append(tag("text", across_name, x=(frame.left + frame.right) / 2, y=258.0, text_anchor="middle", class_="axis-name"))
+    return svg(420, 264, joined(parts), f"{words.metric_name(metric)} against {across_name}: {', '.join([*lines, *levels])}")
+
+
+def _apart(labels: list[tuple[float, str, str]], least: float = 14.0) -> list[tuple[float, str, str]]:
+    """Labels of one column moved down until none touches the one above."""
+    placed: list[tuple[float, str, str]] = []
+    for y, name, kind in sorted(labels):
+        placed.append((max(y + 4, placed[-1][0] + least) if placed else y + 4, name, kind))
+    return placed
+
+
 def forecast_chart(example: dict[str, Any], models: Sequence[str]) -> Markup:
     """What came before, what came then, and what was predicted, on one time axis."""
     history = (example.get("series") or [[]])[0]

@@ -24,13 +24,21 @@ def facts(record: Record) -> list[tuple[str, str]]:
         tried = f"; tried for every network with seed {plan.seeds[0]}, chosen on validation" if len(plan.rates) > 1 else ""
         found.append(("Learning rates", rates + tried))
         found.append(("Seeds", ", ".join(map(str, plan.seeds))))
+        found += [
+            ("Advised", f"{model}: {', '.join(f'{k} {_shown(v)}' for k, v in advice.items())}") for model, advice in plan.advice.items()
+        ]
         found += [(f"Axis {name}", ", ".join(map(str, values))) for name, values in plan.axis.items()]
+    found += [("Advice", sentence) for sentence in record.advice]
     ranks = "rank = 1 + the number of models significantly better (Holm)"
     found.append(("Intervals", f"95\u202f%, paired bootstrap over test examples and seeds; {ranks}"))
     found.append(("Latency, memory", "measured after all training, one model at a time, in a fresh process with fixed threads"))
     found.append(("Machine", ", ".join(part for part in (str(first.get("device") or ""), _threads(first)) if part)))
     found.append(("Versions", _versions(first)))
     return [(name, text) for name, text in found if text]
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _threads(row: dict[str, Any]) -> str:

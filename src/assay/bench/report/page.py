@@ -51,14 +51,26 @@ def write_report(folder: str | Path) -> Path:
 
 def render(record: Record) -> str:
     """The page as text; all that comes from the user is escaped, and no script but the page's own may run."""
+    environment = environment_of()
+    style, script = (source_of(environment, name) for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = environment.get_template("page.html")
+    return template.render(style=Markup(style), script=Markup(script), script_digest=digest, **_context(record))
+
+
+def environment_of() -> jinja2.Environment:
+    """Where the pages' templates are found and rendered: everything is escaped, and a name that is missing is an error."""
     loader = jinja2.PackageLoader("assay.bench.report", ".")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     for wording in (words.quality, words.count, words.size, words.milliseconds, words.seconds, words.number, words.shortened):
         environment.filters[wording.__name__] = wording
-    style, script = (loader.get_source(environment, name)[0] for name in ("page.css", "page.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    template = environment.get_template("page.html")
-    return template.render(style=Markup(style), script=Markup(script), script_digest=digest, **_context(record))
+    return environment
+
+
+def source_of(environment: jinja2.Environment, name: str) -> str:
+    """The text of a file beside the templates."""
+    assert environment.loader is not None  # `environment_of` gave it one
+    return environment.loader.get_source(environment, name)[0]
 
 
 def _context(record: Record) -> dict[str, Any]:
@@ -68,7 +80,7 @@ def _context(record: Record) -> dict[str, Any]:
         choice = next((entry for entry in record.entries if entry.key in (verdict.best, verdict.other) and entry.baseline), choice)
     return {
         "record": record,
-        "sentence": _set_apart(verdict.sentence),
+        "sentence": set_apart(verdict.sentence),
         "kind": verdict.kind,
         "task": record.samples.get("task") or {},
         "title": str(record.rows[0].get("task") or "study"),
@@ -97,7 +109,7 @@ def _handed_over(entry: Entry, direction: str) -> Mapping[str, Any]:
     return max(entry.done, key=lambda run: sign * run["validation"] if isinstance(run.get("validation"), (int, float)) else -math.inf)
 
 
-def _set_apart(sentence: str) -> list[tuple[str, bool]]:
+def set_apart(sentence: str) -> list[tuple[str, bool]]:
     """The sentence in pieces; True for the interval and what follows, which are set quieter."""
     pieces = re.split(r"(\(95 % interval.*|, 95 % interval.*)$", sentence)
     return [(piece, index % 2 == 1) for index, piece in enumerate(pieces) if piece]

@@ -69,6 +69,7 @@ class Record:
     metric: str
     direction: str
     samples: dict[str, Any]
+    advice: list[str] = field(default_factory=list)
 
     @property
     def failures(self) -> list[Failure]:
@@ -117,7 +118,10 @@ def read_record(folder: Path) -> Record:
         entries.append(entry)
     sign = -1 if direction == "max" else 1
     entries.sort(key=lambda entry: (math.isnan(entry.value), sign * entry.value if entry.done else 0, entry.name))
-    return Record(folder, _plan(folder), rows, entries, results.study_verdict(rows, comparison), metric, direction, _samples(folder))
+    return Record(
+        folder, _plan(folder), rows, entries, results.study_verdict(rows, comparison), metric, direction, _samples(folder),
+        results.advice_effects(rows, comparison) if comparison.scores else [],
+    )  # fmt: skip
 
 
 def _plan(folder: Path) -> Plan | None:
