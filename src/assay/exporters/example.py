@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from assay.contracts import Batch, Events, Image, Pair, Series, Signature, Table, Tokens
+from assay.contracts import Batch, Graph, Series, Signature, Tokens, Video
 from assay.errors import UserError
+from assay.models.example import example_batch as any_example
 
 TRACED_SIZE = 5
 """Size of a growing dimension in a trace: any that is none of a small model's own."""
@@ -27,26 +28,10 @@ def example_batch(signature: Signature, batch_size: int = 2, seed: int = 0) -> B
     Raises:
         UserError: the kind has no fixed-size example (graphs, video).
     """
-    generator = torch.Generator().manual_seed(seed)
-    return _example(signature.input, batch_size, generator)
-
-
-def _example(kind: Any, batch_size: int, generator: torch.Generator) -> Batch:
-    if isinstance(kind, Table):
-        return {"table": torch.randn(batch_size, kind.features, generator=generator)}
-    if isinstance(kind, Image):
-        return {"image": torch.randn(batch_size, kind.channels, kind.height, kind.width, generator=generator)}
-    if isinstance(kind, Series):
-        return {"series": torch.randn(batch_size, kind.length, kind.channels, generator=generator)}
-    if isinstance(kind, Tokens):
-        return {"tokens": torch.randint(kind.vocabulary, (batch_size, kind.length), generator=generator)}
-    if isinstance(kind, Events):
-        gaps = torch.rand(batch_size, kind.length, generator=generator) + 0.1
-        return {"gaps": gaps, "marks": torch.randint(kind.marks, (batch_size, kind.length), generator=generator)}
-    if isinstance(kind, Pair):
-        sides = {"first_": kind.first, "second_": kind.second}
-        return {prefix + key: value for prefix, side in sides.items() for key, value in _example(side, batch_size, generator).items()}
-    raise UserError(f"A model of {type(kind).__name__} input cannot be exported: it has no example of fixed size; use --to safetensors.")
+    if isinstance(signature.input, Graph | Video):
+        kind = type(signature.input).__name__
+        raise UserError(f"A model of {kind} input cannot be exported: it has no example of fixed size; use --to safetensors.")
+    return any_example(signature, batch_size, seed)
 
 
 class TensorView(nn.Module):

@@ -15,6 +15,7 @@ from assay import registry
 from assay.contracts import Family, Signature
 from assay.errors import UserError
 from assay.measure import parameter_count
+from assay.models.initialisation import apply_initialisation
 
 TOLERANCE = 0.02
 """A model further than this from its parameter budget is marked, not hidden."""
@@ -76,17 +77,19 @@ def build(name: str, signature: Signature, parameters: int = 200_000, **options:
         name: a registered model, a mixer, or ``file.py:Class``.
         signature: what goes in and out.
         parameters: wanted number of trainable parameters; `off_budget` says whether it was met within 2 %.
-        options: handed to the family's ``network``.
+        options: ``init``, ``default`` or ``critical`` (see `assay.models.initialisation`); all others are handed to the family's
+            ``network``.
 
     Raises:
-        UserError: the family cannot serve the signature (with its reason), or the name is unknown.
+        UserError: the family cannot serve the signature (with its reason), or the name is unknown; no layer can be initialised critically.
         ValueError: an option has a value the network refuses.
     """
     maker = _accepting(name, signature)
+    own = {option: value for option, value in options.items() if option != "init"}
 
     def count(coarse: int, fine: int) -> int:
         with torch.device("meta"):
-            return parameter_count(maker.network(signature, coarse, fine, **options))
+            return parameter_count(maker.network(signature, coarse, fine, **own))
 
     coarse = _largest_within(parameters, maker.coarse, lambda value: count(value, maker.fine[0]))
     fine = _nearest(parameters, maker.fine, lambda value: count(coarse, value))
@@ -95,7 +98,10 @@ def build(name: str, signature: Signature, parameters: int = 200_000, **options:
 
 def build_network(name: str, signature: Signature, coarse: int, fine: int, **options: Any) -> nn.Module:
     """The network at given dials; it carries ``model.signature``, and in ``model.config`` its recipe, to be saved and rebuilt."""
-    model = _accepting(name, signature).network(signature, coarse, fine, **options)
+    own = {option: value for option, value in options.items() if option != "init"}
+    model = _accepting(name, signature).network(signature, coarse, fine, **own)
+    if "init" in options:
+        apply_initialisation(model, signature, options["init"], name)
     recipe = {"name": name, "signature": signature.to_json(), "coarse": coarse, "fine": fine, "options": options}
     carried: Any = model  # a module takes any attribute
     carried.signature, carried.config = signature, {"build": recipe, "edits": []}
@@ -143,7 +149,8 @@ def load(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     config = read_config(folder)
     recipe = config["build"]
-    model = build_network(recipe["name"], Signature.from_json(recipe["signature"]), recipe["coarse"], recipe["fine"], **recipe["options"])
+    options = {option: value for option, value in recipe["options"].items() if option != "init"}  # the weights are read, not drawn
+    model = build_network(recipe["name"], Signature.from_json(recipe["signature"]), recipe["coarse"], recipe["fine"], **options)
     for edit in config["edits"]:
         model = replay(model, edit)
     model.config = config  # pyright: ignore[reportArgumentType]

@@ -127,6 +127,15 @@ class ScalarFunction:
         return round((low + high) / 2, 9) + 0.0 if changes[-1] > 0.1 * changes[0] else None
 
 
+def is_pointwise(function: Pointwise) -> bool:
+    """Whether a function or module maps each number of a tensor by itself; a module is copied, and never changed."""
+    try:
+        ScalarFunction(function, breakpoints=())
+    except Exception:  # whatever a foreign module does not like of a row of numbers
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class GaussianExpectation:
     """``⟨f⟩_K``, one and two variables, at the given number of points a variable.
