@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from assay.theory.arc_cosine import arc_cosine, one_minus_arc_cosine
+from assay.theory.arc_cosine import arc_cosine, arc_cosines, one_minus_arc_cosine
 
 
 def test_values_in_closed_form() -> None:
@@ -49,6 +49,13 @@ def test_complement_of_order_one_to_relative_rounding() -> None:
     assert one_minus_arc_cosine(epsilon) == pytest.approx(epsilon - angle**3 / (3 * math.pi), rel=1e-12)
     far = np.linspace(0.01, 2, 50)
     np.testing.assert_allclose(one_minus_arc_cosine(far), 1 - arc_cosine(1, 1 - far), atol=2e-15)
+
+
+def test_both_at_once_are_the_two() -> None:
+    t = np.linspace(-1, 1, 41)
+    zero, one = arc_cosines(t)
+    np.testing.assert_allclose(zero, arc_cosine(0, t), atol=2e-16)
+    np.testing.assert_allclose(one, arc_cosine(1, t), atol=4e-16)
 
 
 def test_shapes_broadcast_and_rounding_is_clipped() -> None:

@@ -44,6 +44,17 @@ def arc_cosine(order: int, cosine: ArrayLike, one_minus_cosine: ArrayLike | None
     return (t * supplement + np.sqrt(below_one * above)) / math.pi
 
 
+def arc_cosines(cosine: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """κ_0 and κ_1 of the same cosines with one arc cosine, to absolute rounding; arguments and errors as `arc_cosine`."""
+    t = _checked(cosine)
+    supplement = math.pi - np.arccos(t)
+    order_one = t * supplement
+    order_one += np.sqrt((1.0 - t) * (1.0 + t))
+    order_one /= math.pi
+    supplement /= math.pi
+    return supplement, order_one
+
+
 def one_minus_arc_cosine(one_minus_cosine: ArrayLike) -> np.ndarray:
     """``1 − κ_1(1 − ε) = ε − (sin θ − θ cos θ) / π`` of ``ε = 1 − t`` in [0, 2], float64, to relative rounding also for tiny ε.
 

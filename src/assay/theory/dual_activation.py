@@ -28,7 +28,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from assay.theory.arc_cosine import arc_cosine
+from assay.theory.arc_cosine import arc_cosines
 from assay.theory.gaussian_expectation import GaussianExpectation, Pointwise, ScalarFunction
 
 ORDER = 100
@@ -288,11 +288,13 @@ def _leaky(slope: float = 0.01) -> DualActivation:
 
     def pair(q: np.ndarray, r: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         bound = np.sqrt(q * r)
-        cosine = np.where(bound > 0, c / np.where(bound > 0, bound, 1.0), 0.0)
-        same, opposite = (1 + slope**2) / 2, slope
-        value = same * arc_cosine(1, cosine) - (opposite * arc_cosine(1, -cosine) if slope else 0.0)
-        change = same * arc_cosine(0, cosine) + (opposite * arc_cosine(0, -cosine) if slope else 0.0)
-        return bound * value, change
+        cosine = c / np.where(bound > 0, bound, 1.0)
+        change, value = arc_cosines(cosine)
+        if slope == 0:
+            return bound / 2 * value, change / 2
+        opposite_change, opposite_value = arc_cosines(-cosine)
+        same = (1 + slope**2) / 2
+        return bound * (same * value - slope * opposite_value), same * change + slope * opposite_change
 
     sigma = ScalarFunction(lambda z: torch.where(z > 0, z, slope * z), breakpoints=() if slope == 1 else (0.0,))
     return DualActivation(sigma, pair=pair)

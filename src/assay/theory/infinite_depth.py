@@ -81,7 +81,12 @@ def infinite_depth_limit(dual: DualActivation) -> Limit:
 
 
 def optimal_activation(dimension: float) -> DualActivation:
-    """An activation whose infinitely deep network is consistent on a sphere of dimension d: α = d.
+    """The dual of an activation whose infinitely deep network is consistent on a sphere of dimension d: see `optimal_coefficients`."""
+    return DualActivation.from_hermite(optimal_coefficients(dimension))
+
+
+def optimal_coefficients(dimension: float) -> tuple[float, ...]:
+    """Hermite coefficients c_0, c_1, … of an activation whose infinitely deep network is consistent on a sphere of dimension d: α = d.
 
     With a = φ̌'(0) and b = φ̌'(1), ``a b^{d/2} = 1``:
 
@@ -99,7 +104,7 @@ def optimal_activation(dimension: float) -> DualActivation:
         raise ValueError(f"dimension must be from 1 to {LARGEST_DIMENSION}, got {dimension}")
     if dimension >= 2:
         outer = 2 ** (-dimension / 4)
-        return DualActivation.from_hermite([0.0, outer, math.sqrt(1 - 2 ** (1 - dimension / 2)), outer])
+        return 0.0, outer, math.sqrt(1 - 2 ** (1 - dimension / 2)), outer
     power = 2 * 4 ** (1 / dimension) - 1
     low = math.floor(power + _ZERO)
     share = max(0.0, power - low)
@@ -107,7 +112,7 @@ def optimal_activation(dimension: float) -> DualActivation:
     coefficients[1], coefficients[low] = math.sqrt(0.5), math.sqrt((1 - share) / 2)
     if share > 0:
         coefficients[low + 1] = math.sqrt(share / 2)
-    return DualActivation.from_hermite(coefficients)
+    return tuple(coefficients)
 
 
 def koenigs(dual: DualActivation, xi: ArrayLike, one_minus_xi: ArrayLike | None = None) -> np.ndarray:

@@ -14,6 +14,8 @@ _WHERE = {
     "GradientBoosting": "tabular",
     "Hyperdimensional": "hyperdimensional",
     "InContextNGram": "backoff",
+    "InfiniteDepth": "kernel",
+    "InfiniteWidth": "kernel",
     "LabelPropagation": "graph",
     "Logistic": "tabular",
     "Majority": "simple",
