@@ -28,6 +28,7 @@ PLAN = Plan(
     opening={"target": "the [label] = y"},
     methods=("none", "gradient-noise:eta=0.1+clip"),
     axis={"depth": (1, 2), "odd name": ("a", True)},
+    advice={"lstm": {"learning_rate": 0.002}},
     sources={"/x/mine.py": "abc"},
 )
 
@@ -42,6 +43,7 @@ def test_a_plan_comes_back_from_its_file_and_other_readers_agree(tmp_path):
     assert read["axis"]["odd name"] == ["a", True]
     assert read["steps"] == 100
     assert read["rates"] == [1e-3, 1e-5]
+    assert read["advice"]["lstm"] == [["learning_rate", 0.002]]
 
 
 def test_a_foreign_file_is_refused(tmp_path):
@@ -51,7 +53,7 @@ def test_a_foreign_file_is_refused(tmp_path):
 
 def test_runs_are_models_times_methods_times_axes_times_seeds():
     runs = list(PLAN.runs())
-    assert len(runs) == (2 * 2 * 4 + 1) * 3
+    assert len(runs) == ((2 + 1) * 2 * 4 + 1) * 3  # one of the two models runs a second time, as advised
     names = {PLAN.run_name(*run) for run in runs}
     assert len(names) == len(runs)
     assert all("/" not in name and " " not in name for name in names)

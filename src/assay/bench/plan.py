@@ -151,6 +151,7 @@ class Plan:
         plain = asdict(self)
         budget = plain.pop("budget")
         tables = {name: plain.pop(name) for name in _TABLES}
+        tables["advice"] = {model: list(points.items()) for model, points in tables["advice"].items()}  # TOML's tables are not JSON's
         plain[budget["kind"]] = int(budget["amount"]) if budget["kind"] == "steps" else budget["amount"]
         lines = ["# What was asked of this study. `assay compare --resume --output` with this folder goes on with it."]
         lines += [f"{key} = {_json(value)}" for key, value in plain.items()]
@@ -181,7 +182,8 @@ class Plan:
             for name in ("models", "baselines", "methods", "seeds", "rates"):
                 values[name] = tuple(values[name])
             axis = {name: tuple(points) for name, points in tables["axis"].items()}
-            return cls(**values, budget=budget, axis=axis, opening=tables["opening"], sources=tables["sources"])
+            advice = {model: dict(points) for model, points in tables["advice"].items()}
+            return cls(**values, budget=budget, axis=axis, advice=advice, opening=tables["opening"], sources=tables["sources"])
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise UserError(f"{path} is not a study's file ({error}): choose another --output, or delete the folder.") from error
 

@@ -112,7 +112,7 @@ def input_size(signature: Signature) -> int:
 class MLPFamily:
     """Multi-layer perceptrons; one dial, the width."""
 
-    coarse = range(1, 8193)
+    coarse = range(1, 65537)
     fine = range(0, 1)
 
     def accepts(self, signature: Signature) -> str | None:
