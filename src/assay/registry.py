@@ -135,8 +135,11 @@ TABLE: dict[str, dict[str, str]] = {
         "finite-state-network": "assay.nn.recurrent.finite_state:FiniteStateNetwork",
         "bidirectional": "assay.nn.recurrent.bidirectional:Bidirectional",
         "initialise-recurrent": "assay.nn.recurrent.initialisation:initialise_recurrent_",
+        "initialise-critical": "assay.models.initialisation:initialise_critical_",
         "masked-recurrent-cell": "assay.nn.recurrent.masked:MaskedRecurrentCell",
         "layered-dag": "assay.nn.recurrent.layered:layered_dag",
+        "hierarchical-convolution-1d": "assay.nn.convolution.hierarchical:HierarchicalConvolution1d",
+        "hierarchical-convolution-2d": "assay.nn.convolution.hierarchical:HierarchicalConvolution2d",
     },
     "model": {
         "mlp": "assay.models.mlp:MLPFamily",
@@ -248,9 +251,12 @@ TABLE: dict[str, dict[str, str]] = {
         "recall": "assay.inspection.recall:Recall",
         "surprise": "assay.inspection.surprise:Surprise",
         "gradient-flow": "assay.inspection.gradient_flow:GradientFlow",
+        "criticality": "assay.inspection.criticality:CriticalityProbe",
         "alignment": "assay.inspection.alignment:Alignment",
         "in-context-algorithm": "assay.inspection.languages:InContextAlgorithm",
         "language-states": "assay.inspection.hidden_states:LanguageStates",
+        "capacity": "assay.inspection.capacity:Capacity",
+        "scale": "assay.inspection.scale:Scale",
     },
     "exporter": {
         "onnx": "assay.exporters.onnx:to_onnx",
@@ -275,7 +281,10 @@ TABLE: dict[str, dict[str, str]] = {
         "rnn-review": "assay.papers.rnn_review:PAPER",
         "after-transformers": "assay.papers.after_transformers:PAPER",
         "lssl": "assay.papers.lssl:PAPER",
+        "deep-learning-theory": "assay.papers.deep_learning_theory:PAPER",
         "titans": "assay.papers.titans:PAPER",
+        "guidance": "assay.papers.guidance:PAPER",
+        "wide-cnn-spectrum": "assay.papers.wide_cnn_spectrum:PAPER",
     },
 }
 

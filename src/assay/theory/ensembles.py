@@ -26,6 +26,8 @@ from assay.theory.gaussian_expectation import DTYPE, Pointwise
 
 GROUPS = 20
 """Independent groups of networks, whose spread gives the error bars."""
+CHUNK = 50
+"""Networks whose Jacobians are held at a time."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,9 @@ def empirical_moments(
     variance = _spread(shapes, weight_variance / width, bias_variance)
     rate = _spread(shapes, weight_rate / width, bias_rate)
     x = math.sqrt(input_square) * torch.ones(width, dtype=DTYPE)
-    measure = vmap(lambda parameters: _one_network(lambda inner: _forward(inner, x, activation, shapes), parameters, rate))
+    measure = vmap(
+        lambda parameters: _one_network(lambda inner: _forward(inner, x, activation, shapes), parameters, rate), chunk_size=CHUNK
+    )
     groups = []
     for _ in range(GROUPS):
         drawn = variance.sqrt() * torch.randn(networks // GROUPS, len(variance), dtype=DTYPE, generator=generator)
