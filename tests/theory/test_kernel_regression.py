@@ -13,11 +13,8 @@ from assay.theory.kernel_regression import cholesky, nested_predictions
 def inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
     x, z = generator.standard_normal((30, 4)), generator.standard_normal((7, 4))
-    return (
-        np.exp(-0.5 * np.square(x[:, None] - x).sum(-1)),
-        np.exp(-0.5 * np.square(z[:, None] - x).sum(-1)),
-        generator.standard_normal((30, 2)),
-    )
+    gram, across = (np.exp(-0.5 * np.square(points[:, None] - x).sum(-1)) for points in (x, z))
+    return gram, across, generator.standard_normal((30, 2))
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 1.0])

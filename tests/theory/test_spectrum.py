@@ -64,11 +64,11 @@ def test_slopes_follow_the_hierarchy(kind) -> None:
 
 
 def test_gram_eigenvalues_approach_the_spectrum() -> None:
-    """The constant's and the first pair of each circle, of 1,500 inputs; 1 / √n = 0.026."""
-    x = sample_multisphere(1500, 4, 2, np.random.default_rng(0))
+    """The constant's and the first pair of each circle, of 600 inputs; 1 / √n = 0.04."""
+    x = sample_multisphere(600, 4, 2, np.random.default_rng(0))
     found = gram_spectrum(hierarchical_kernel(x, filters=[2, 2], multisphere=True))
-    assert found[0] == pytest.approx(1.000157, rel=0.03)
-    assert found[1:5].mean() == pytest.approx(0.279593, rel=0.03)
+    assert found[0] == pytest.approx(1.000157, rel=0.05)
+    assert found[1:5].mean() == pytest.approx(0.279593, rel=0.05)
     assert found.sum() == pytest.approx(3)
     assert (np.diff(found) <= 0).all()
 

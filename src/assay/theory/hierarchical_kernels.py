@@ -181,7 +181,7 @@ def patch_tree(x: ArrayLike, filters: Sequence[int], multisphere: bool = False) 
     weights = []
     level = square
     for siblings in branching[:-1]:
-        parents = level.reshape(-1, siblings, level.shape[-1])
+        parents = level.reshape(len(level) // siblings, siblings, level.shape[-1])
         share = parents / np.maximum(parents.sum(1, keepdims=True), np.finfo(float).tiny)
         weights.append(np.sqrt(share).reshape(level.shape))
         level = parents.mean(1)
