@@ -294,7 +294,7 @@ ENCODER = Network("attention", 60_000, (("depth", 2), ("heads", 4), ("causal", F
 def _across(
     scale: Scale, target: Network, setting: Setting, guide: Network, guiding: Setting, tasks: tuple[Task, Task], enough: float, what: str
 ) -> Measured:
-    """A target of one family alone and guided by a trained and an untrained network of another; of the tasks the guide learns the second."""
+    """A target of one family alone, and guided by a trained and an untrained network of another; the guide learns the second task."""
     task, lesson = tasks
     teacher = guiding.at(scale).train(guide.made(lesson, GUIDE_SEED), lesson, GUIDE_SEED)
     setting = setting.at(scale)
