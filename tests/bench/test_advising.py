@@ -83,7 +83,7 @@ def test_the_page_escapes_what_the_data_say_and_draws_both_pictures(advice):
 
 
 def test_a_study_runs_each_network_with_and_without_advice_and_says_what_it_did(tmp_path):
-    study = compare(rings(), models=["mlp"], advised=True, output=tmp_path / "study", **QUICK)
+    study = compare(rings(), models=["mlp", "majority"], advised=True, output=tmp_path / "study", **QUICK)
     axes = [row["axis"] for row in study.rows if row["model"] == "mlp"]
     assert axes.count({}) == axes.count({"advised": True}) == 2
     assert len(study.advice_effects) == 1
@@ -91,12 +91,12 @@ def test_a_study_runs_each_network_with_and_without_advice_and_says_what_it_did(
     page = study.report.read_text()
     assert "Advised" in page
     assert "mlp + advised" in page
-    again = compare(rings(), models=["mlp"], advised=True, output=tmp_path / "study", resume=True, **QUICK)
+    again = compare(rings(), models=["mlp", "majority"], advised=True, output=tmp_path / "study", resume=True, **QUICK)
     assert len(again.rows) == len(study.rows)
     plan = study.folder / "study.toml"
     plan.write_text(plan.read_text().partition("[advice]")[0])  # as if it had not been asked for
     with pytest.raises(UserError, match="it was not advised there and is now"):
-        compare(rings(), models=["mlp"], advised=True, output=tmp_path / "study", resume=True, **QUICK)
+        compare(rings(), models=["mlp", "majority"], advised=True, output=tmp_path / "study", resume=True, **QUICK)
 
 
 def test_values_are_advised_too():

@@ -19,8 +19,8 @@ from assay.bench.plan import Plan
 from assay.bench.statistics import Comparison, PairedInterval
 from assay.contracts import Signature, Task
 from assay.errors import UserError
-from assay.theory.criticality import Criticality, critical_initialization
-from assay.theory.finite_width import fluctuation_rate, optimal_aspect_ratio
+from assay.theory.advice import DepthAdvice, advise_depth
+from assay.theory.criticality import Criticality
 from assay.theory.learning_curves import Forecast, fit_learning_curve
 from assay.training.step_size import quadratic_learning_rate
 
@@ -92,7 +92,7 @@ def advise(data: str | Path | Task, *, parameters: int = 200_000, batch_size: in
     kernels = tuple(trials.kernel(activation, depth) for activation, depth in itertools.product(ACTIVATIONS, DEPTHS))
     best, chosen = trials.best(kernels), _simplest(kernels, task)
     shape = _shape(task.signature, chosen.activation, chosen.depth, parameters)
-    settings: dict[str, Any] = {"depth": shape.depth, "activation": chosen.activation, "init": "critical"}
+    settings: dict[str, Any] = {"depth": shape.hidden, "activation": chosen.activation, "init": "critical"}
     settings["learning_rate"] = learning_rate_for(ADVISED_MODEL, task, parameters, batch_size, settings)
     curve, forecast = _learning_curve(trials, chosen)
     where = "training rows left out one by one" if trials.leaving_out else "the validation split"
@@ -103,7 +103,7 @@ def advise(data: str | Path | Task, *, parameters: int = 200_000, batch_size: in
         *_patch_lines(trials.patches(), best, task),
         Line("activation", chosen.activation, "Θ of each activation", _against(chosen, kernels, task)),
         *_shape_lines(shape, parameters),
-        _initialisation_line(shape.point, chosen.activation),
+        _initialisation_line(shape.theory.point, chosen.activation),
         _rate_line(settings["learning_rate"]),
         *_data_lines(curve, forecast, task, len(trials.x)),
     )
@@ -157,28 +157,24 @@ def _worse(interval: PairedInterval, sign: int) -> bool:
     return (interval.high if sign > 0 else -interval.low) < 0
 
 
-@dataclass(frozen=True)
-class _Shape:
-    depth: int
-    width: int
-    ratio: float  # L / n
-    edge: float  # r*
-    rate: float  # ν
+class _Shape(NamedTuple):
+    """A network's hidden layers, as wished for and as advised, with what theory says of it."""
+
     wished: int
-    point: Criticality
+    hidden: int
+    width: int
+    theory: DepthAdvice
 
 
 def _shape(signature: Signature, activation: str, wished: int, parameters: int) -> _Shape:
-    """The wished depth, or the deepest below it whose L/n lies within r*; at least one hidden layer."""
-    sigma = dual_of(activation).sigma
-    point = critical_initialization(sigma)
+    """The wished hidden layers, or the most below them at which the network does not fluctuate too much; at least one."""
     outputs = signature.output.size * (signature.horizon or 1)
-    edge, rate = optimal_aspect_ratio(sigma, outputs, point=point), fluctuation_rate(sigma, point=point)
-    for depth in range(wished, 0, -1):
-        width = _width(signature, parameters, depth)
-        if depth / width <= edge or depth == 1:
-            return _Shape(depth, width, depth / width, edge, rate, wished, point)
-    raise AssertionError("the loop ends at depth 1")
+    for hidden in range(wished, 0, -1):
+        width = _width(signature, parameters, hidden)
+        theory = advise_depth(dual_of(activation).sigma, hidden + 1, width, outputs)
+        if hidden == 1 or theory.best_ratio is None or theory.ratio <= theory.best_ratio:
+            return _Shape(wished, hidden, width, theory)
+    raise ValueError(f"a network needs at least one hidden layer, got {wished}")
 
 
 def _width(signature: Signature, parameters: int, depth: int) -> int:
@@ -230,12 +226,16 @@ def _rate_line(rate: float) -> Line:
 
 
 def _shape_lines(shape: _Shape, parameters: int) -> list[Line]:
-    layers = f"{shape.depth} hidden layer{'s' if shape.depth > 1 else ''}"
+    layers = f"{shape.hidden} hidden layer{'s' if shape.hidden > 1 else ''}"
     reason = "the shallowest that these examples cannot tell from the best kernel"
-    if shape.depth < shape.wished:
+    if shape.hidden < shape.wished:
         reason = f"the kernel of depth {shape.wished} is better, but a network of this size would fluctuate too much"
-    side = "within" if shape.ratio <= shape.edge else "beyond"
-    edge = f"L/n {shape.ratio:.2g}, {side} r* {shape.edge:.2g}, the edge of the theory; fluctuations νL/n {shape.rate * shape.ratio:.2g}"
+    theory, edge = shape.theory, ""
+    if theory.best_ratio is not None and theory.fluctuation is not None:
+        side = "within" if theory.ratio <= theory.best_ratio else "beyond"
+        edge = (
+            f"L/n {theory.ratio:.2g}, {side} r* {theory.best_ratio:.2g}, the edge of the theory; fluctuations νL/n {theory.fluctuation:.2g}"
+        )
     return [
         Line("depth", layers, "least L with Θ^L as good as any, L/n ≤ r* = 4 / ((20 + 3 n_L) ν)", reason),
         Line("width", f"{shape.width} units", f"the widest within {parameters:,} parameters", edge),
