@@ -248,7 +248,7 @@ def _residual(scale: Scale) -> Measured:
     holds = abs(values["measured excess kurtosis / 3"] / predicted - 1) <= 0.15 and plain >= 5 * values["measured excess kurtosis / 3"]
     reason = (
         f"L = n = {depth}, {networks:,} networks; required: measured within 15 % of predicted, and at most a fifth of that without "
-        "residual connections; the prediction has the third moment E[z_i² z_j], which an activation whose square is not even gives residual "
+        "residual connections; the prediction has the third moment E[z_i² z_j], which an activation with uneven square gives residual "
         "networks; the recursion without it is shown beside"
     )
     return Measured(values, _verdict(holds), reason, {"measured excess kurtosis / 3": measured.error})
