@@ -253,6 +253,7 @@ TABLE: dict[str, dict[str, str]] = {
         "gradient-flow": "assay.inspection.gradient_flow:GradientFlow",
         "criticality": "assay.inspection.criticality:CriticalityProbe",
         "alignment": "assay.inspection.alignment:Alignment",
+        "guides": "assay.inspection.guides:Guides",
         "in-context-algorithm": "assay.inspection.languages:InContextAlgorithm",
         "language-states": "assay.inspection.hidden_states:LanguageStates",
         "capacity": "assay.inspection.capacity:Capacity",
