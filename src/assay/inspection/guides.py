@@ -97,7 +97,7 @@ def rank_guides(
 
 def _sentence(found: Sequence[tuple[str, float, float]], metric: str, steps: int) -> str:
     alone = next(value for name, value, _ in found if name == ALONE)
-    name, value, gain = found[0]
+    name, value, _ = found[0]
     if name == ALONE:
         return f"After {steps} steps no guide does better than none ({metric} {alone:.3g} on validation)."
     return (
