@@ -120,28 +120,25 @@ def fit_learning_curve(
 
 def _best(n: Array, errors: Array, offset: bool) -> Array:
     """a, β, c of each row of errors (draws, sizes): the best of all slopes, and then of finer ones around it."""
-    weights = 1 / np.maximum(errors, 1e-3 * errors.mean(1, keepdims=True))
-    loss, found = np.full(len(errors), np.inf), np.zeros((len(errors), 3))
-
-    def trial(slopes: Array) -> None:
-        power = n ** -slopes[:, None]
-        scale, level = _linear(power, errors, weights, offset)
-        reached = np.square((scale[:, None] * power + level[:, None] - errors) * weights).sum(1)
-        better = reached < loss
-        loss[better], found[better] = reached[better], np.stack([scale, slopes, level], 1)[better]
-
-    for slope in SLOPES:
-        trial(np.full(len(errors), slope))
-    around = found[:, 1].copy()
-    for factor in FINER:
-        trial(np.clip(around * factor, SLOPES[0], SLOPES[-1]))
-    return found
+    weights = np.square(1 / np.maximum(errors, 1e-3 * errors.mean(1, keepdims=True)))
+    first = _best_of(np.broadcast_to(SLOPES, (len(errors), len(SLOPES))), n, errors, weights, offset)
+    return _best_of(np.clip(first[:, 1:2] * FINER, SLOPES[0], SLOPES[-1]), n, errors, weights, offset)
 
 
-def _linear(x: Array, errors: Array, weights: Array, offset: bool) -> tuple[Array, Array]:
-    """The a, c ≥ 0 of each row that bring ``a x + c`` nearest to its errors."""
-    w = np.square(weights)
-    xx, x1, xe, e1, one = (w * x * x).sum(1), (w * x).sum(1), (w * x * errors).sum(1), (w * errors).sum(1), w.sum(1)
+def _best_of(slopes: Array, n: Array, errors: Array, weights: Array, offset: bool) -> Array:
+    """a, β, c of each row with the one of its slopes (draws, slopes) that leaves the least weighted square."""
+    power = n ** -slopes[..., None]
+    moments = (np.einsum("dm,dsm->ds", part, factor) for part, factor in ((weights, power**2), (weights, power), (weights * errors, power)))
+    xx, x1, xe = moments
+    one, e1 = weights.sum(1, keepdims=True), (weights * errors).sum(1, keepdims=True)
+    scale, level = _linear(xx, x1, xe, one, e1, offset)
+    deviation = scale[..., None] * power + level[..., None] - errors[:, None]
+    best = np.einsum("dm,dsm->ds", weights, np.square(deviation)).argmin(1)[:, None]
+    return np.concatenate([np.take_along_axis(part, best, 1) for part in (scale, slopes, level)], 1)
+
+
+def _linear(xx: Array, x1: Array, xe: Array, one: Array, e1: Array, offset: bool) -> tuple[Array, Array]:
+    """The a, c ≥ 0 that bring ``a x + c`` nearest to e, from weighted sums of x², x, x e, 1 and e."""
     alone = xe / xx
     if not offset:
         return alone, np.zeros_like(alone)
