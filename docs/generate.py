@@ -4,6 +4,7 @@ Runs as a mkdocs hook before every build, or by hand:
 
     python docs/generate.py             write docs/parts and docs/papers
     python docs/generate.py --forms     first try torch.compile and ONNX on every mixer, into docs/data/forms.json
+    python docs/generate.py --predict   first let theory make ten predictions and put them to the test, into docs/data/predictions.json
     python docs/generate.py --measure   first measure parameters, operations and time of every mixer and model into docs/data/timings.json
     python docs/generate.py --add-report STUDY NAME     copy a study's report into the gallery, with a picture of its first screen
 """
@@ -47,6 +48,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         "<!-- measured scaling -->": scaling_table,
         "<!-- reports -->": reports,
         "<!-- ideas -->": ideas_table,
+        "<!-- predictions -->": predictions_table,
     }
     for place, content in places.items():
         if place in markdown:
@@ -203,6 +205,28 @@ def scaling_table() -> str:
     if measured is None:
         return "Not measured yet: `python benchmarks/scaling.py --write`."
     return "\n\n".join(f"**{part['title']}** ({part['basis']})\n\n" + _table(part["rows"]) for part in measured["parts"])
+
+
+def predictions_table() -> str:
+    """What `--predict` found last."""
+    found = _json(DATA / "predictions.json")
+    if found is None:
+        return "Not measured yet: `python docs/generate.py --predict`."
+    shown = []
+    for prediction in found:
+        number = "" if prediction["predicted"] is None else f"{prediction['predicted']:.4g} "
+        error = "" if prediction["error"] is None else f" ± {prediction['error']:.2g}"
+        shown.append(
+            {
+                "question": prediction["question"],
+                "formula": prediction["formula"],
+                "predicted": f"{number}({prediction['low']:.4g} to {prediction['high']:.4g})",
+                "measured": f"{prediction['measured']:.4g}{error}",
+                "came true": "yes" if prediction["came_true"] else "**no**",
+                "experiment": prediction["experiment"],
+            }
+        )
+    return _table(shown)
 
 
 def ideas_table() -> str:
@@ -473,6 +497,10 @@ if __name__ == "__main__":
         measure()
     if "--forms" in sys.argv[1:]:
         try_forms()
+    if "--predict" in sys.argv[1:]:
+        import predictions
+
+        (DATA / "predictions.json").write_text(json.dumps(predictions.measure(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if sys.argv[1:2] == ["--add-report"]:
         add_report(Path(sys.argv[2]), sys.argv[3])
     write_pages()

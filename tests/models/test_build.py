@@ -8,6 +8,7 @@ from torch import nn
 from assay import models
 from assay.contracts import Class, Image, NextTokens, Series, Signature, Table, Tokens, Values
 from assay.errors import UserError
+from assay.models.build import _largest_within
 from assay.models.mlp import MLP
 
 MINE = '''
@@ -193,3 +194,21 @@ def test_mlp_takes_any_activation_but_a_gated_one():
         MLP(Signature(Table(3), Class(2)), width=8, activation="swiglu")
     with pytest.raises(UserError, match="no activation named"):
         MLP(Signature(Table(3), Class(2)), width=8, activation="magic")
+
+
+@pytest.mark.parametrize("quadratic", [0, 1, 16])
+@pytest.mark.parametrize("size", [1, 2, 9, 4096])
+def test_the_dial_is_turned_to_the_largest_value_within_the_budget_in_few_counts(quadratic, size):
+    """Against looking at every value; bisection would take twelve counts of 4,096 values, and builds the network each time."""
+    dial = range(1, 1 + size)
+    counts = [quadratic * value**2 + 300 * value + 7 for value in dial]
+    for budget in (1, counts[0], counts[len(counts) // 3] - 1, counts[len(counts) // 3], counts[-1] - 1, counts[-1], 10**9):
+        asked = []
+
+        def count(value):
+            asked.append(value)
+            return counts[value - 1]
+
+        expected = max((value for value in dial if counts[value - 1] <= budget), default=1)
+        assert _largest_within(budget, dial, count) == expected
+        assert len(asked) <= 9

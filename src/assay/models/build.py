@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,7 @@ def build(name: str, signature: Signature, parameters: int = 200_000, **options:
     maker = _accepting(name, signature)
     own = {option: value for option, value in options.items() if option != "init"}
 
+    @cache
     def count(coarse: int, fine: int) -> int:
         with torch.device("meta"):
             return parameter_count(maker.network(signature, coarse, fine, **own))
@@ -196,19 +200,31 @@ def _accepting(name: str, signature: Signature) -> Family:
     return maker
 
 
-def _largest_within(budget: int, dial: range, count: Any) -> int:
-    """The largest dial value whose count stays within the budget (the smallest value if none does); counts grow with the dial."""
+def _largest_within(budget: int, dial: range, count: Callable[[int], int]) -> int:
+    """The largest dial value whose count stays within the budget (the smallest value if none does); counts grow with the dial.
+
+    Counts grow about as the square of a width, so that the next value is guessed between the roots of two counts; a guess that did not
+    halve the range is followed by its middle.
+    """
     low, high = 0, len(dial) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if count(dial[middle]) <= budget:
-            low = middle
+    least, most = math.sqrt(count(dial[low])), math.sqrt(count(dial[high]))
+    if most <= math.sqrt(budget):
+        return dial[high]
+    guess = True
+    while high - low > 1:
+        before = high - low
+        share = (math.sqrt(budget) - least) / (most - least) if guess and most > least else 0.5
+        middle = min(max(low + int(share * before), low + 1), high - 1)
+        root = math.sqrt(count(dial[middle]))
+        if root <= math.sqrt(budget):
+            low, least = middle, root
         else:
-            high = middle - 1
+            high, most = middle, root
+        guess = not guess or 2 * (high - low) <= before
     return dial[low]
 
 
-def _nearest(budget: int, dial: range, count: Any) -> int:
+def _nearest(budget: int, dial: range, count: Callable[[int], int]) -> int:
     """The dial value whose count is nearest to the budget."""
     below = _largest_within(budget, dial, count)
     index = dial.index(below)
