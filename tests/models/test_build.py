@@ -202,13 +202,14 @@ def test_the_dial_is_turned_to_the_largest_value_within_the_budget_in_few_counts
     """Against looking at every value; bisection would take twelve counts of 4,096 values, and builds the network each time."""
     dial = range(1, 1 + size)
     counts = [quadratic * value**2 + 300 * value + 7 for value in dial]
+    asked = []
+
+    def count(value):
+        asked.append(value)
+        return counts[value - 1]
+
     for budget in (1, counts[0], counts[len(counts) // 3] - 1, counts[len(counts) // 3], counts[-1] - 1, counts[-1], 10**9):
-        asked = []
-
-        def count(value):
-            asked.append(value)
-            return counts[value - 1]
-
+        asked.clear()
         expected = max((value for value in dial if counts[value - 1] <= budget), default=1)
         assert _largest_within(budget, dial, count) == expected
         assert len(asked) <= 9
