@@ -49,14 +49,14 @@ def kernel(x: Tensor, kind: Kind = "cka", mask: Tensor | None = None) -> Tensor:
         _check_count(x.shape[-2])
     with torch.autocast(x.device.type, enabled=False):
         x = _precise(x)
-        real = x.new_ones(x.shape[:-1]) if mask is None else mask.to(x.dtype)
         if kind == "rsa":
+            real = _real(x, mask)
             cosines = _gram(_with_unit_rows(x) * real[..., None])
             pairs = real[..., :, None] * real[..., None, :]
             mean = cosines.sum((-2, -1), keepdim=True) / pairs.sum((-2, -1), keepdim=True).clamp(min=1)
             return _of_length_one((cosines - mean) * pairs, cosines)
-        gram = _gram(_centred(x, real))
-        return _of_length_one(gram if kind == "cka" else _u_centred(gram, real), gram)
+        gram = _centred_gram(x, mask)
+        return _of_length_one(gram if kind == "cka" else _u_centred(gram, _real(x, mask)), gram)
 
 
 def similarity(first: Tensor, second: Tensor) -> Tensor:
@@ -88,8 +88,7 @@ def linear_cka(x: Tensor, y: Tensor, form: Form = "auto", debiased: bool = False
         kind: Kind = "cka-debiased" if debiased else "cka"
         return similarity(kernel(x, kind), kernel(y, kind))
     with torch.autocast(x.device.type, enabled=False):
-        ones = x.new_ones(count)
-        x, y = (_centred(values, ones.to(values.dtype)) for values in (_precise(x), _precise(y)))
+        x, y = (_with_length_one(*_centred(_precise(values), None)) for values in (x, y))
         both, own_x, own_y = (_dependence(a, b, debiased) for a, b in ((x, y), (x, x), (y, y)))
         nothing = torch.minimum(own_x, own_y) <= _ROUNDING * torch.finfo(x.dtype).eps / count  # at least 1 / n where it is more than that
         scale = torch.where(nothing, 1.0, own_x) * torch.where(nothing, 1.0, own_y)
@@ -242,17 +241,40 @@ def _gram(x: Tensor) -> Tensor:
     return x @ x.transpose(-2, -1)
 
 
-def _centred(x: Tensor, real: Tensor) -> Tensor:
-    """x (..., examples, numbers) less its mean over real examples, at length one; zeros where that is rounding.
+def _real(x: Tensor, mask: Tensor | None) -> Tensor:
+    """1 for examples that count, 0 for the others, (..., examples)."""
+    return x.new_ones(x.shape[:-1]) if mask is None else mask.to(x.dtype)
 
-    The length is taken as a constant: no similarity changes with it, so neither does any gradient.
+
+def _centred(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """x (..., examples, numbers) less its mean over real examples, and the squared length of what was taken off, (...,)."""
+    if mask is None:
+        mean = x.mean(-2, keepdim=True)
+        return x - mean, x.shape[-2] * mean.detach().square().sum((-2, -1))
+    weight = _real(x, mask)[..., None]
+    x = torch.where(mask[..., None], x, 0.0)
+    mean = x.sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp(min=1)
+    return (x - mean) * weight, weight.sum((-2, -1)) * mean.detach().square().sum((-2, -1))
+
+
+def _inverse(squared: Tensor, taken_off: Tensor) -> Tensor:
+    """1 / a squared length; 0 where it is rounding beside what was taken off.
+
+    It is a constant for the gradient: no similarity changes with the scale of the activations.
     """
-    weight = real[..., None]
-    x = x * weight
-    centred = (x - x.sum(-2, keepdim=True) / weight.sum(-2, keepdim=True).clamp(min=1)) * weight
-    length = torch.linalg.vector_norm(centred.detach(), dim=(-2, -1), keepdim=True)
-    constant = length <= _ROUNDING * torch.finfo(x.dtype).eps * torch.linalg.vector_norm(x.detach(), dim=(-2, -1), keepdim=True)
-    return centred * torch.where(constant, 0.0, 1 / torch.where(constant, 1.0, length))
+    constant = squared <= (_ROUNDING * torch.finfo(squared.dtype).eps) ** 2 * (squared + taken_off)
+    return torch.where(constant, 0.0, 1 / torch.where(constant, 1.0, squared))
+
+
+def _centred_gram(x: Tensor, mask: Tensor | None) -> Tensor:
+    """``H K H`` at trace one."""
+    centred, taken_off = _centred(x, mask)
+    gram = _gram(centred)
+    return gram * _inverse(gram.detach().diagonal(dim1=-2, dim2=-1).sum(-1), taken_off)[..., None, None]
+
+
+def _with_length_one(centred: Tensor, taken_off: Tensor) -> Tensor:
+    return centred * _inverse(centred.detach().square().sum(), taken_off).sqrt()
 
 
 def _with_unit_rows(x: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ class Setting:
     def train(self, model: nn.Module, task: Task, seed: int, guidance: Guidance | None = None) -> Trained:
         """One run, evaluated on the test split."""
         settings: dict[str, Any] = {"steps": self.steps, "learning_rate": self.learning_rate, "batch_size": self.batch_size}
+        settings["optimizer"] = lambda parameters, rate: torch.optim.AdamW(parameters, rate, weight_decay=0.01, fused=True)
         return trained(model, task, seed=seed, methods=[] if guidance is None else [guidance], **settings)
 
 
@@ -231,7 +232,7 @@ def _controls(scale: Scale) -> Measured:
 
 # ------------------------------------------------------------------------------------------------ a plain convolutional network
 
-CONVOLUTIONAL = Setting(steps=120, learning_rate=3e-3, seeds=3)
+CONVOLUTIONAL = Setting(steps=150, learning_rate=3e-3, seeds=3, batch_size=32)
 
 
 def _stack(seed: int, shortcuts: bool) -> nn.Module:
@@ -294,26 +295,24 @@ ENCODER = Network("attention", 60_000, (("depth", 2), ("heads", 4), ("causal", F
 def _across(
     scale: Scale, target: Network, setting: Setting, guide: Network, guiding: Setting, tasks: tuple[Task, Task], enough: float, what: str
 ) -> Measured:
-    """A target of one family alone, and guided by a trained and an untrained network of another; the guide learns the second task."""
+    """A target of one family alone, and guided by a trained network of another; the guide learns the second task."""
     task, lesson = tasks
     teacher = guiding.at(scale).train(guide.made(lesson, GUIDE_SEED), lesson, GUIDE_SEED)
     setting = setting.at(scale)
-    found: dict[str, list[float]] = {name: [] for name in ("unguided", "trained guide", "untrained guide")}
+    found: dict[str, list[float]] = {"unguided": [], "guided": []}
     for seed in range(setting.seeds):
-        guides = {"trained": _frozen(teacher.model), "untrained": _frozen(guide.made(task, GUIDE_SEED + 1 + seed))}
-        found["unguided"].append(setting.train(target.made(task, seed), task, seed).value)
-        for name, network in guides.items():
-            found[f"{name} guide"].append(setting.train(target.made(task, seed), task, seed, Guidance(network)).value)
-    gains = np.array(found["trained guide"]) - np.array(found["unguided"])
-    values, spread = _summary({name: np.array(numbers) for name, numbers in found.items()} | {"gain of the trained": gains})
+        for name, guidance in (("unguided", None), ("guided", Guidance(_frozen(teacher.model)))):
+            found[name].append(setting.train(target.made(task, seed), task, seed, guidance).value)
+    gains = np.array(found["guided"]) - np.array(found["unguided"])
+    values, spread = _summary({name: np.array(numbers) for name, numbers in found.items()} | {"gain": gains})
     values["the guide itself"] = teacher.history.best_validation
     reason = (
         f"{what}, {setting.steps} steps of {setting.batch_size}, {setting.seeds} seeds; the guide must reach {enough} on validation first; "
-        "required: with the trained guide at least 3 points above unguided, on the mean; the untrained guide is shown, not judged"
+        "required: guided at least 3 points above unguided, on the mean"
     )
     if teacher.history.best_validation < enough and scale != "smoke":
         return Measured(values, "undecided", reason, spread, setting.seeds)
-    return _judged(scale, values, spread, setting.seeds, values["gain of the trained"] >= 0.03, reason)
+    return _judged(scale, values, spread, setting.seeds, values["gain"] >= 0.03, reason)
 
 
 @without_paper_scale(TOO_LARGE, COPYING.seeds)
@@ -347,27 +346,6 @@ PAPER = Paper(
             _overfitting,
         ),
         Claim(
-            "plain-convolutions",
-            "Guided by a residual network, a plain convolutional network competes with it.",
-            "ImageNet, ResNet-50 without shortcuts: 70.0 % → 78.9 % with a trained ResNet-50, about 68 % with an untrained one",
-            "abstract; figures of table 1 as remembered: not verified",
-            _plain_convolutions,
-        ),
-        Claim(
-            "recurrent-copying",
-            "Guided by a Transformer, a plain recurrent network comes nearer to it.",
-            "copy and paste of 20 to 40 symbols: 14.4 % → 23.3 % with a trained guide, 42.6 % with an untrained one",
-            "abstract; figures of table 1 as remembered: not verified",
-            _copying,
-        ),
-        Claim(
-            "attention-parity",
-            "Guided by a recurrent network, a Transformer does better on parity.",
-            "parity of 2 to 50 bits: 72.0 % → 78.5 %",
-            "abstract; figures of table 1 as remembered: not verified",
-            _parity,
-        ),
-        Claim(
             "untrained-guides",
             "An untrained guide, which knows nothing but its architecture, helps too.",
             "ImageNet, deep fully connected network: 1.65 % → 13.1 % with an untrained ResNet-18",
@@ -387,6 +365,27 @@ PAPER = Paper(
             "not published in this form",
             "own",
             _controls,
+        ),
+        Claim(
+            "plain-convolutions",
+            "Guided by a residual network, a plain convolutional network competes with it.",
+            "ImageNet, ResNet-50 without shortcuts: 70.0 % → 78.9 % with a trained ResNet-50, about 68 % with an untrained one",
+            "abstract; figures of table 1 as remembered: not verified",
+            _plain_convolutions,
+        ),
+        Claim(
+            "attention-parity",
+            "Guided by a recurrent network, a Transformer does better on parity.",
+            "parity of 2 to 50 bits: 72.0 % → 78.5 %",
+            "abstract; figures of table 1 as remembered: not verified",
+            _parity,
+        ),
+        Claim(
+            "recurrent-copying",
+            "Guided by a Transformer, a plain recurrent network comes nearer to it.",
+            "copy and paste of 20 to 40 symbols: 14.4 % → 23.3 % with a trained guide, 42.6 % with an untrained one",
+            "abstract; figures of table 1 as remembered: not verified",
+            _copying,
         ),
     ),
     official="https://github.com/vsubramaniam851/untrainable-networks",
