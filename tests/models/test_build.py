@@ -212,4 +212,4 @@ def test_the_dial_is_turned_to_the_largest_value_within_the_budget_in_few_counts
         asked.clear()
         expected = max((value for value in dial if counts[value - 1] <= budget), default=1)
         assert _largest_within(budget, dial, count) == expected
-        assert len(asked) <= 9
+        assert len(asked) <= (9 if quadratic else 16)  # the roots of a linear count are no line
