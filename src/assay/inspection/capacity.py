@@ -60,6 +60,7 @@ class Capacity:
         found = data_finding(measured)
         used, width = feature_dimension(model, task)
         found.sentence += f" The data fill {used:.1f} of the {width} directions of its features."
+        found.table.append({"effective dimension of features": used, "features": width})
         if steps < self.steps:
             found.sentence += f" Each of its networks was trained for {steps} steps, so that {self.seconds:g} seconds are enough."
         return found
