@@ -112,6 +112,7 @@ def train(
     strategy: Annotated[str, typer.Option(help="auto, ddp or fully-shard.")] = "auto",
     nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, bf16-true, 16-mixed or 64-true.")] = "32-true",
+    init: Annotated[str, typer.Option(help="Of a fresh network: default, or critical where the theory knows it.")] = "default",
     output: Output = None,
 ) -> None:  # fmt: skip
     """Train one network and write its run."""
@@ -127,7 +128,7 @@ def train(
         methods=methods.split(), parameters=int(parse_count(parameters, "--parameters")), steps=steps, seconds=parse_seconds(time),
         flops=parse_count(flops, "--flops"),
         learning_rate=learning_rate, batch_size=batch_size, seed=seed, devices=devices, strategy=strategy, nodes=nodes,
-        precision=precision, output=output, on_progress=progress,
+        precision=precision, init=init, output=output, on_progress=progress,
     )  # fmt: skip
     typer.echo(f"run: {run.folder}")
 

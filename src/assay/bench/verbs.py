@@ -43,6 +43,7 @@ def train(
     strategy: str = "auto",
     nodes: int = 1,
     precision: str = "32-true",
+    init: str = "default",
     output: str | Path | None = None,
     on_progress: Callable[[History], None] | None = None,
     **opening: Any,
@@ -65,6 +66,7 @@ def train(
         strategy: ``auto``, ``ddp`` or ``fully-shard``.
         nodes: machines.
         precision: Lightning Fabric's words, ``32-true``, ``bf16-mixed`` …
+        init: of a fresh network, ``default`` or ``critical``.
         output: the run's folder; by default one under ``assay-results``.
         on_progress: called after each validation.
         opening: how to read the data: task, target, group, time (a column), horizon …
@@ -74,12 +76,15 @@ def train(
     """
     if (model is None) == (from_run is None):
         raise UserError("Name either a model (--model) or a run to go on from (--from), not both and not neither.")
+    if from_run is not None and init != "default":
+        raise UserError(f"--init {init} is for a fresh network, but {from_run} is trained already: leave one of --from and --init out.")
     made = [make_method(method) for method in methods]
     fabric = make_fabric(devices, strategy, nodes, precision)
     fabric.launch()
     task = tasks.open(data, **opening)
     torch.manual_seed(seed)
-    network = open_run(from_run).network if from_run is not None else models.build(str(model), task.signature, parameters)
+    fresh = {} if init == "default" else {"init": init}
+    network = open_run(from_run).network if from_run is not None else models.build(str(model), task.signature, parameters, **fresh)
     if network.signature != task.signature:
         raise UserError(f"{from_run} was trained for {network.signature}, but {data} needs {task.signature}.")
     budget = {"steps": steps, "seconds": seconds, "flops": flops}
