@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.integrate import quad
 from torch import nn
 
 from assay.theory.gaussian_expectation import GaussianExpectation, ScalarFunction
@@ -28,6 +29,20 @@ VARIANCES = (1.3, 0.4)
 )
 def test_one_variable_agrees_with_closed_forms(function, variance: float, expected: float) -> None:
     assert EXPECTATION(function, variance) == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("function", [F.gelu, F.mish, F.hardswish, F.selu])
+def test_one_variable_agrees_with_adaptive_quadrature(function) -> None:
+    variance, sigma = 2.3, ScalarFunction(function)
+
+    def integrand(z: float) -> float:
+        value = float(function(torch.tensor(z, dtype=torch.float64)))
+        return value**2 * math.exp(-z * z / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+
+    exact = quad(integrand, -15, 15, points=sigma.breakpoints or (0.0,), epsabs=1e-13, epsrel=1e-13, limit=200)[0]
+    found = GaussianExpectation(sigma.breakpoints)(lambda z: function(z).square(), variance)
+    assert found == pytest.approx(exact, rel=1e-11)
+    assert GaussianExpectation(sigma.breakpoints, 700)(lambda z: function(z).square(), variance) == pytest.approx(found, rel=1e-12)
 
 
 def test_a_breakpoint_away_from_zero_keeps_all_digits() -> None:
