@@ -179,9 +179,18 @@ def test_mlp_initialisations(initialisation, deviation):
 
 
 def test_mlp_refuses_bad_options():
-    for options in ({"depth": 0}, {"initialisation": "magic"}):
+    for options in ({"depth": 0}, {"initialisation": "magic"}, {"norm": "magic"}):
         with pytest.raises(ValueError, match=next(iter(options))):
             MLP(Signature(Table(2), Class(2)), width=4, **options)
+
+
+@pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm1d), ("layer", nn.LayerNorm)])
+def test_mlp_norms_stand_before_the_activation(norm, kind):
+    model = MLP(Signature(Table(5), Class(2)), width=8, depth=3, dropout=0.1, norm=norm)
+    kinds = [type(layer) for layer in model.layers]
+    assert kinds == [nn.Linear, kind, nn.ReLU, nn.Dropout] * 3 + [nn.Linear]
+    sums = model.layers[1](model.layers[0](10 + 3 * torch.randn(64, 5)))
+    assert sums.mean().item() == pytest.approx(0, abs=1e-5)
 
 
 def test_mlp_takes_any_activation_but_a_gated_one():

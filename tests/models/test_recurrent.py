@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from assay.contracts import Class, Series, Signature, Tokens
+from assay.contracts import Class, NextTokens, Series, Signature, Tokens
 from assay.measure import count_flops
 from assay.models import build, load, parameter_count, save
 from assay.models.recurrent import GraphRecurrentFamily, GraphRecurrentNetwork, RecurrentClassifier, RecurrentClassifierFamily
@@ -189,7 +189,22 @@ def test_operations_are_those_of_the_matrix_products():
 def test_families_refuse_other_data_with_a_reason(family):
     assert family.accepts(SIGNATURE) is None
     assert "Series" in family.accepts(Signature(Series(3, 9), Class(2)))
-    assert "one class" in family.accepts(Signature(Tokens(9, 9), Class(2), per_position=True))
+    assert "one class" in family.accepts(Signature(Tokens(9, 9), NextTokens(9)))
+
+
+def test_a_class_at_every_position_is_that_of_the_sequence_which_ends_there():
+    by_position = Signature(Tokens(128, 12), Class(2), per_position=True)
+    assert "one class" in GraphRecurrentFamily().accepts(by_position)
+    model = RecurrentClassifierFamily().network(by_position, 4, 1).double()
+    batch = some_batch()
+    found = model(batch).prediction
+    assert found.shape == (4, 12, 2)
+    model.per_position = False
+    for end in range(1, 13):
+        prefix = model({"tokens": batch["tokens"][:1, :end]}).prediction
+        torch.testing.assert_close(found[0, end - 1], prefix[0], rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="choose one of them"):
+        RecurrentClassifier(pad_readout=True, per_position=True)
 
 
 def test_bad_arguments_name_the_value():

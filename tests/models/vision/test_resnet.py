@@ -30,6 +30,19 @@ def test_the_shortcut_is_the_identity_where_shapes_agree():
     assert [sum(p.numel() for p in shortcut.parameters()) > 0 for shortcut in shortcuts] == [False] * 3 + [True, False, False] * 2
 
 
+def test_without_shortcuts_the_same_layers_are_a_plain_stack():
+    """What is missing is the convolutions of shortcuts that change shape, and a unit whose branch is zero gives zero."""
+    plain, residual = ResNet(10, 1, shortcuts=False), ResNet(10, 1)
+    shortcuts = sum(parameter_count(unit.shortcut) for unit in residual.features)
+    assert shortcuts > 0
+    assert parameter_count(plain) == parameter_count(residual) - shortcuts
+    x = torch.randn(2, 16, 4, 4).relu()
+    for network, passed_on in ((plain, torch.zeros_like(x)), (residual, x)):
+        unit = network.features[0].eval()
+        torch.nn.init.zeros_(unit.branch[1].convolution.weight)
+        assert torch.equal(unit(x), passed_on)
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="one number"):
         ResNet(10, depths=(3, 3))
