@@ -11,7 +11,7 @@ import torch
 from assay.contracts import Batch, Class, Output, Predictor, Series, Signature, Table, Task, Values
 from assay.errors import UserError
 from assay.inspection.capacity import Capacity, feature_dimension, participation_ratio
-from assay.inspection.learning_curve import curve_sizes, data_finding, measure_learning_curve, nested_order, training_part
+from assay.inspection.learning_curve import curve_sizes, data_finding, data_needed, measure_learning_curve, nested_order, training_part
 from assay.inspection.scale import Scale, scale_ladder
 from assay.models import build
 from assay.models.estimators import Logistic
@@ -98,6 +98,15 @@ def test_an_estimator_is_measured_without_the_test_split() -> None:
     measured = measure_learning_curve(lambda part, seed: Logistic().fit(part, seed), task, (20, 60, 120, 320), repeats=1)
     assert measured.errors.shape == (4, 1)
     assert 0.05 < measured.errors[-1, 0] < 0.25
+
+
+def test_what_a_named_model_needs_is_told_in_a_sentence() -> None:
+    finding = data_needed(table_task(), "logistic-regression", repeats=1)
+    assert "with 320 training examples; twice as many would give" in finding.sentence
+    network = data_needed(table_task(64), "mlp", parameters=300, steps=5, repeats=1)
+    assert network.table[-1]["examples"] == 256
+    with pytest.raises(UserError, match="no model or mixer named 'logistic'"):
+        data_needed(table_task(), "logistic")
 
 
 def test_capacity_of_a_network_on_digits() -> None:

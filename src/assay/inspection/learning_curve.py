@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from assay import registry
 from assay.contracts import Class, Finding, Predictor, Signature, Task
 from assay.errors import UserError
-from assay.models import build_network
+from assay.models import build, build_network
 from assay.models.surgery import replay
 from assay.tasks.base import ArrayTask
 from assay.theory.learning_curves import Curve, fit_learning_curve
@@ -158,6 +159,33 @@ def network_learner(model: nn.Module, steps: int, learning_rate: float, batch_si
         return predictor(fresh.eval())
 
     return learn
+
+
+def data_needed(
+    task: Task, name: str, *, parameters: int = 200_000, steps: int = 200, learning_rate: float = 3e-3, repeats: int = 2
+) -> Finding:
+    """What twice the data would bring to a model that is named: its learning curve measured on the task, read on and drawn.
+
+    Args:
+        task: of rows of tensors.
+        name: a registered estimator, or a model or mixer, of which fresh networks are trained.
+        parameters: budget of a network.
+        steps: of each training.
+        learning_rate: peak learning rate.
+        repeats: orders of the data and seeds.
+
+    Raises:
+        UserError: an unknown name, a model that cannot serve the task, a task without parts or with too few examples.
+    """
+    learner = estimator_learner(name) if registry.known("estimator", name) else None
+    if learner is None:
+        learner = network_learner(build(name, task.signature, parameters), steps, learning_rate, batch_size=32)
+    return data_finding(measure_learning_curve(learner, task, repeats=repeats))
+
+
+def estimator_learner(name: str) -> Learner:
+    """A registered estimator, fitted to each part afresh; it chooses its settings on validation, where its errors are measured too."""
+    return lambda task, seed: registry.resolve("estimator", name)().fit(task, seed)
 
 
 def curve_figure(measured: MeasuredCurve, ahead: float) -> dict[str, Any]:
