@@ -254,7 +254,8 @@ def digest_of(path: str) -> str:
     if Path(path).is_dir():
         return hashlib.sha256("".join(digest_of(str(Path(path) / name)) for name in _RUN_FILES).encode()).hexdigest()
     if not Path(path).is_file():
-        raise UserError(f"{path} does not exist: name a Python file and a class in it, as in mine.py:MyMixer.")
+        hint = "name a Python file and a class in it, as in mine.py:MyMixer" if path.endswith(".py") else "the study needs that run"
+        raise UserError(f"{path} does not exist: {hint}.")
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
