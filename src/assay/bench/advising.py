@@ -27,6 +27,9 @@ from assay.training.step_size import quadratic_learning_rate
 ADVISED_MODEL = "mlp"
 """The family that the kernels are the limit of: its depth, activation and initialisation are advised; any network's learning rate is."""
 
+_USUAL = ("relu", 2)
+"""The network that `ADVISED_MODEL` is without advice: it is kept unless the examples speak against it."""
+
 _POINTS = 6  # of the learning curve, each √2 times the one before
 _LEAST = 16  # examples of the smallest set on it
 _REPEATS = 4
@@ -141,10 +144,13 @@ def learning_rate_for(model: str, task: Task, parameters: int, batch_size: int, 
 
 
 def _simplest(kernels: Sequence[Trial], task: Task) -> Trial:
-    """The best of the shallowest kernels that the examples cannot tell from the best of all."""
+    """The usual kernel if the examples cannot tell it from the best, else the best of the shallowest that they cannot tell from it."""
     sign = 1 if task.direction == "max" else -1
     best = max(kernels, key=lambda trial: sign * trial.value)
     equals = [trial for trial in kernels if trial is best or not _worse(_paired(trial, best), sign)]
+    usual = [trial for trial in equals if (trial.activation, trial.depth) == _USUAL]
+    if usual:
+        return usual[0]
     shallowest = min(trial.depth for trial in equals)
     return max((trial for trial in equals if trial.depth == shallowest), key=lambda trial: sign * trial.value)
 
@@ -228,7 +234,8 @@ def _rate_line(rate: float) -> Line:
 
 def _shape_lines(shape: _Shape, parameters: int) -> list[Line]:
     layers = f"{shape.hidden} hidden layer{'s' if shape.hidden > 1 else ''}"
-    reason = "the shallowest that these examples cannot tell from the best kernel"
+    reason = "the usual one" if shape.wished == _USUAL[1] else "the shallowest"
+    reason += ": these examples cannot tell its kernel from the best"
     if shape.hidden < shape.wished:
         reason = f"the kernel of depth {shape.wished} is better, but a network of this size would fluctuate too much"
     theory, edge = shape.theory, ""
@@ -238,7 +245,7 @@ def _shape_lines(shape: _Shape, parameters: int) -> list[Line]:
             f"L/n {theory.ratio:.2g}, {side} r* {theory.best_ratio:.2g}, the edge of the theory; fluctuations νL/n {theory.fluctuation:.2g}"
         )
     return [
-        Line("depth", layers, "least L with Θ^L as good as any, L/n ≤ r* = 4 / ((20 + 3 n_L) ν)", reason),
+        Line("depth", layers, "Θ^L as good as any, L/n ≤ r* = 4 / ((20 + 3 n_L) ν)", reason),
         Line("width", f"{shape.width} units", f"the widest within {parameters:,} parameters", edge),
     ]
 
