@@ -175,16 +175,20 @@ def log_cosine(xi: ArrayLike, one_minus_xi: ArrayLike | None = None) -> np.ndarr
     Raises:
         ValueError: a ξ that is not in [0, 1]: ψ is not positive elsewhere.
     """
-    cosine = np.array(xi, dtype=np.float64)
-    if cosine.size and not (cosine.min() >= -1e-12 and cosine.max() <= 1 + 1e-6):
-        bad = cosine[~((cosine >= -1e-12) & (cosine <= 1 + 1e-6))]
-        raise ValueError(f"a cosine must lie in [0, 1], got {bad[0]:.6g}: map the inputs to the non-negative orthant of the sphere")
-    cosine = np.clip(cosine, 0.0, 1.0)
+    cosine = _checked_cosine(xi)
     with np.errstate(divide="ignore"):
         if one_minus_xi is None:
             return np.asarray(np.log(cosine))
         below = np.broadcast_to(np.clip(np.asarray(one_minus_xi, dtype=np.float64), 0.0, 1.0), cosine.shape)
         return np.where(cosine > 0.5, np.log1p(-np.where(cosine > 0.5, below, 0.0)), np.log(cosine))
+
+
+def _checked_cosine(xi: ArrayLike) -> np.ndarray:
+    cosine = np.asarray(xi, dtype=np.float64)
+    if cosine.size and not (cosine.min() >= -1e-12 and cosine.max() <= 1 + 1e-6):
+        bad = cosine[~((cosine >= -1e-12) & (cosine <= 1 + 1e-6))]
+        raise ValueError(f"a cosine must lie in [0, 1], got {bad[0]:.6g}: map the inputs to the non-negative orthant of the sphere")
+    return np.clip(cosine, 0.0, 1.0)
 
 
 class KoenigsTable:
@@ -223,11 +227,13 @@ class KoenigsTable:
         """ln ψ(ξ), elementwise; the arguments and errors are those of `log_koenigs`."""
         if self.spline is None:
             return log_koenigs(self.dual, xi, one_minus_xi)
-        log_xi = log_cosine(xi, one_minus_xi)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(log_xi == 0, np.inf, log_xi - np.log(-np.expm1(log_xi)))
-            inside = self.spline(np.clip(t, self.places[0], self.places[-1]))
-            return log_xi + inside + self._slope * np.maximum(t - self.places[-1], 0.0)
+        cosine = _checked_cosine(xi)
+        gap = 1.0 - cosine if one_minus_xi is None else np.clip(np.asarray(one_minus_xi, dtype=np.float64), 0.0, 1.0)
+        with np.errstate(divide="ignore"):
+            log_xi = np.log(cosine)
+            t = log_xi - np.log(gap)
+        inside = self.spline(np.clip(t, self.places[0], self.places[-1]))
+        return log_xi + inside + self._slope * np.maximum(t - self.places[-1], 0.0)
 
     def _exact(self, places: np.ndarray) -> np.ndarray:
         log_xi = -np.logaddexp(0.0, -places)
