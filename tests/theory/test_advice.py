@@ -18,7 +18,7 @@ def test_a_wide_shallow_network_needs_nothing() -> None:
 
 
 def test_a_narrow_deep_network_is_warned_of() -> None:
-    advice = advise_depth(F.gelu, 50, 100, outputs=10, input_square=0.5)
+    advice = advise_depth(F.gelu, 20, 40, outputs=10, input_square=0.5)
     assert advice.fluctuation == pytest.approx(4.904 * 0.5, rel=1e-3)
     assert advice.validity == "outside"
     assert advice.residual is not None

@@ -96,9 +96,9 @@ def test_no_residual_connection_is_one_of_size_zero() -> None:
 
 
 def test_the_residual_scale_brings_a_network_to_its_ratio() -> None:
-    scale = residual_scale_for(64, 64, torch.relu, outputs=10)
-    profile = propagate(torch.relu, 64, weight_variance=2 * (1 - scale**2), residual=scale)
-    assert profile.fluctuation(64)[-1] * (20 + 30) == pytest.approx(4, rel=1e-7)
+    scale = residual_scale_for(16, 16, torch.relu, outputs=10)
+    profile = propagate(torch.relu, 16, weight_variance=2 * (1 - scale**2), residual=scale)
+    assert profile.fluctuation(16)[-1] * (20 + 30) == pytest.approx(4, rel=1e-7)
     assert residual_scale_for(2, 512, torch.relu, outputs=10) == 0.0
 
 

@@ -217,7 +217,7 @@ class GaussianExpectation:
         z, weight = self.nodes(variance)
         value, slope, second = sigma.derivatives(z)
         regular = self.average(second * factor(z, value, slope), z, weight)
-        return regular + self._at_jumps(sigma, factor, variance)
+        return regular + self.at_jumps(sigma, factor, variance)
 
     def pair(
         self, first: Pointwise, second: Pointwise, variances: tuple[float, float], correlation: float, points: int | None = None
@@ -275,7 +275,8 @@ class GaussianExpectation:
         u = (starts + widths * x).flatten(-2)
         return u, (widths * w).flatten(-2) * (-u.square() / 2).exp() / math.sqrt(2 * math.pi)
 
-    def _at_jumps(self, sigma: ScalarFunction, factor: Callable[[Tensor, Tensor, Tensor], Tensor], variance: float) -> float:
+    def at_jumps(self, sigma: ScalarFunction, factor: Callable[[Tensor, Tensor, Tensor], Tensor], variance: float) -> float:
+        """The point masses' part of `curvature`; 0 where σ' does not jump."""
         if not sigma.breakpoints:
             return 0.0
         below, above = sigma.sides()
