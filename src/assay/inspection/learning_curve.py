@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -208,13 +207,13 @@ def curve_table(measured: MeasuredCurve, multiples: Sequence[float] = (2, 4)) ->
     """A row a size: the measure, and at multiples of the data what is expected with its interval."""
     sign = (lambda error: 1 - error) if measured.direction == "max" else (lambda error: error)
     rows: list[dict[str, Any]] = [
-        {"examples": size, measured.metric: float(sign(errors.mean())), "low": math.nan, "high": math.nan, "kind": "measured"}
+        {"examples": size, measured.metric: float(sign(errors.mean())), "kind": "measured"}
         for size, errors in zip(measured.sizes, measured.errors, strict=True)
     ]
     for multiple in multiples:
         low, value, high = measured.at(multiple * measured.sizes[-1])
         examples = round(multiple * measured.sizes[-1])
-        rows.append({"examples": examples, measured.metric: value, "low": low, "high": high, "kind": "expected"})
+        rows.append({"examples": examples, measured.metric: value, "kind": "expected", "low": low, "high": high})
     return rows
 
 

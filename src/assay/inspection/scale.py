@@ -56,16 +56,7 @@ class Scale:
         """
         curves = scale_ladder(task, self.ridge, self.sizes, self.repeats)
         table = [_row(filters, curve) for filters, curve in curves.items()]
-        best = min(table, key=lambda row: row["error"])
-        steepest = max(table, key=lambda row: row["slope"])
-        same = f"whose learning curve is also the steepest (β = {best['slope']:.2f})"
-        other = f"while the steepest learning curve is that of patches of {steepest['patch']} (β = {steepest['slope']:.2f})"
-        sentence = (
-            f"Kernels of wide convolutional networks with patches of {best['patch']} positions a side learn these data best "
-            f"(error {best['error']:.3g} with {int(next(iter(curves.values())).sizes[-1]):,} examples), "
-            f"{same if best is steepest else other}."
-        )
-        return Finding(sentence, table, _figure(curves))
+        return Finding(_sentence(table, curves), table, _figure(curves))
 
 
 def scale_ladder(task: Task, ridge: float = 1e-3, sizes: int = 6, repeats: int = 3) -> dict[tuple[int, ...], Curve]:
@@ -158,6 +149,25 @@ def _ladder(sides: tuple[int, ...]) -> list[tuple[int, ...]]:
             break
         found.append((2,) * depth)
     return found
+
+
+def _sentence(table: list[dict[str, Any]], curves: dict[tuple[int, ...], Curve]) -> str:
+    best = min(table, key=lambda row: row["error"])
+    examples = int(next(iter(curves.values())).sizes[-1])
+    lows = [curve.forecast(examples).low for curve in curves.values()]
+    ties = [str(row["patch"]) for row, low in zip(table, lows, strict=True) if row is not best and low <= best["error"]]
+    tied = f", from which those of {' and '.join(ties)} cannot be told" if ties else ""
+    steepest = max(table, key=lambda row: row["slope"])
+    if steepest is best:
+        slopes = f"their learning curve is the steepest, too (β = {best['slope']:.2f})"
+    elif steepest["slope, low"] > best["slope"]:
+        slopes = f"the steepest learning curve is that of patches of {steepest['patch']} (β = {steepest['slope']:.2f})"
+    else:
+        slopes = "the slopes of the learning curves cannot be told apart"
+    return (
+        f"Kernels of wide convolutional networks with patches of {best['patch']} positions a side learn these data best "
+        f"(error {best['error']:.3g} with {examples:,} examples){tied}; {slopes}."
+    )
 
 
 def _row(filters: tuple[int, ...], curve: Curve) -> dict[str, Any]:

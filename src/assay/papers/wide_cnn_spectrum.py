@@ -23,7 +23,14 @@ from assay.theory.hierarchical_kernels import hierarchical_kernel
 from assay.theory.kernel_regression import nested_predictions
 from assay.theory.kernels import WideNetwork
 from assay.theory.learning_curves import fit_learning_curve
-from assay.theory.spectrum import effective_dimension, eigenvalue_exponent, learning_exponent, sector_slope, torus_spectrum
+from assay.theory.spectrum import (
+    effective_dimension,
+    eigenvalue_exponent,
+    learning_exponent,
+    sample_multisphere,
+    sector_slope,
+    torus_spectrum,
+)
 from assay.theory.tangent import empirical_tangent_kernel
 from assay.theory.teacher_student import Kernel, teacher_student_errors
 
@@ -102,6 +109,7 @@ SETTINGS: dict[Scale, Setting] = {
     "laptop": Setting(tuple(2**power for power in range(6, 12)), 1000, 6, 20),
     "paper": Setting(tuple(2**power for power in range(7, 14)), 8192, 10, 1),
 }
+"""Of a pilot with one field a seed the slopes differed by 0.09 between seeds, as much as the gaps that are asked for: hence 20."""
 DEEP: Filters = (2, 2, 2)
 TEACHERS: tuple[Filters, ...] = ((2,), (2, 2), (2, 2, 2))
 FULLY_CONNECTED: Filters = ()
@@ -180,9 +188,15 @@ def _too_rich(scale: Scale) -> Measured:
     errors = np.exp(np.log(_errors(MATCHED[16], MATCHED[16], 16, scale)).mean(0))
     sizes = SETTINGS[scale].sizes
     values = {f"error, n = {size}": float(error) for size, error in zip(sizes, errors, strict=True)}
+    inputs = sample_multisphere(400, 16, 2, np.random.default_rng(0))
+    pairs = hierarchical_kernel(inputs[:200], inputs[200:], filters=MATCHED[16])
+    values["constant share of the target"] = float(pairs.mean()) / (len(MATCHED[16]) + 1)
     if scale == "smoke":
         return Measured(values, "undecided", SMOKE)
-    reason = f"{_setting_words(scale)}; squared error as a share of the target's; required: still at least 0.3 at n = 2,048"
+    reason = (
+        f"{_setting_words(scale)}; squared error as a share of the target's mean square; required: still at least 0.3 at n = 2,048; the share "
+        "of that square which is the target's mean, and which a few examples tell, is shown, not judged"
+    )
     return Measured(values, _verdict(values["error, n = 2048"] >= 0.3), reason, seeds=SETTINGS[scale].seeds)
 
 
