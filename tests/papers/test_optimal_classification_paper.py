@@ -23,7 +23,7 @@ def test_squares_at_depth_thirty_are_the_nearest_neighbour() -> None:
     np.testing.assert_array_equal(paper._squared_votes(x, y, held_out), nearest)
 
 
-def test_larger_training_sets_begin_with_the_smaller_and_test_points_are_others() -> None:
+def test_test_points_are_none_of_the_training_points() -> None:
     x, _, held_out, _ = paper._data(4, 30, 30, seed=1)
     assert not np.isclose(x, held_out).all(1).any()
     assert paper._points(4, 30, 1, 0)[0] is x
