@@ -259,6 +259,7 @@ TABLE: dict[str, dict[str, str]] = {
         "in-context-algorithm": "assay.inspection.languages:InContextAlgorithm",
         "language-states": "assay.inspection.hidden_states:LanguageStates",
         "capacity": "assay.inspection.capacity:Capacity",
+        "kernel": "assay.inspection.tangent_kernel:TangentKernel",
         "scale": "assay.inspection.scale:Scale",
     },
     "exporter": {
