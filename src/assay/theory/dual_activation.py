@@ -241,13 +241,17 @@ class DualActivation:
         left, right = self._table(q), self._table(r)
         value, slope = np.zeros(rho.shape), np.zeros(rho.shape)
         for i in range(self.order, -1, -1):
-            slope = slope * rho + value
-            value = value * rho + left[i] * right[i]
+            slope *= rho
+            slope += value
+            value *= rho
+            value += left[i] * right[i]
         return value / self.factor**2, slope / (safe * self.factor**2)
 
     def _table(self, variance: np.ndarray) -> np.ndarray:
-        """Coefficients (order + 1, *variance's shape)."""
+        """Coefficients (order + 1, *variance's shape), or of size 1 where there is one variance, as on a sphere."""
         distinct, where = np.unique(variance, return_inverse=True)
+        if len(distinct) == 1:
+            return self.coefficients(distinct).T.reshape(self.order + 1, *[1] * variance.ndim)
         return self.coefficients(distinct).T[:, where.ravel()].reshape(self.order + 1, *variance.shape)
 
 
