@@ -191,7 +191,7 @@ def shrink(
 @app.command()
 def inspect(
     run: Run,
-    probe: Annotated[str | None, typer.Option("--with", help="A probe, as in alignment:other=RUN; nothing: all that apply.")] = None,
+    probe: Annotated[str | None, typer.Option("--with", help="As in alignment:other=RUN; nothing: all that train nothing.")] = None,
 ) -> None:
     """What probes find in a run."""
     from assay.bench.verbs import inspect as look

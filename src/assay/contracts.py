@@ -475,7 +475,10 @@ class Finding:
 
 
 class Probe(Protocol):
-    """Takes a trained model and finds something."""
+    """Takes a trained model and finds something.
+
+    One that trains networks of its own for it says so (``trains = True``), and is used only when it is named.
+    """
 
     def __call__(self, model: nn.Module, task: Task) -> Finding:
         """Look at the model; change nothing."""

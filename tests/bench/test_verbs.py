@@ -86,3 +86,9 @@ def test_text_is_generated_by_a_run_on_text(tmp_path):
 def test_wrong_use_is_one_sentence(run, call, words):
     with pytest.raises(UserError, match=words):
         call(run)
+
+
+def test_probes_that_train_wait_until_they_are_named_and_a_refusal_is_a_sentence(run):
+    assert not {"capacity", "guides"} & set(inspect(run))
+    with pytest.raises(UserError, match="gradient-flow has nothing to say of"):
+        inspect(run, "gradient-flow")

@@ -178,15 +178,30 @@ def shrink(
 
 
 def inspect(run: str | Path | Run, probe: str | None = None) -> dict[str, Finding]:
-    """What probes find in a run: the named one (with options, as in ``alignment:other=RUN``), or every probe that has something to say."""
+    """What probes find in a run: the named one (with options, as in ``alignment:other=RUN``), or every probe that has something to say.
+
+    Probes that train networks of their own (``trains``) are left out unless one is named.
+
+    Raises:
+        UserError: there is no such probe, or it has nothing to say of this run.
+    """
     opened = _opened(run)
     task = opened.task()
     if probe is not None:
-        return {registry.split_options(probe)[0]: registry.make("probe", probe)(opened.network, task)}
+        name = registry.split_options(probe)[0]
+        try:
+            return {name: registry.make("probe", probe)(opened.network, task)}
+        except UserError:
+            raise
+        except ValueError as error:
+            raise UserError(f"{name} has nothing to say of {opened.folder}: {error}.") from error
     found = {}
     for name in registry.names("probe"):
+        maker = registry.resolve("probe", name)
+        if getattr(maker, "trains", False):
+            continue
         try:
-            found[name] = registry.resolve("probe", name)()(opened.network, task)
+            found[name] = maker()(opened.network, task)
         except (UserError, ValueError):
             continue  # the probe does not apply to this kind of model
     return found

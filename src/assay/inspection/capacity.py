@@ -37,6 +37,8 @@ class Capacity:
         ValueError: an argument below 1, or too few sizes for a curve.
     """
 
+    trains = True
+
     def __init__(
         self, sizes: int = 6, repeats: int = 2, steps: int = 200, seconds: float = 45.0, learning_rate: float = 3e-3, batch_size: int = 32
     ) -> None:

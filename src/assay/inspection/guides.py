@@ -37,6 +37,8 @@ class Guides:
     Source: the measure is Assay's own; guidance: Subramaniam et al. (2024), Training the Untrainable.
     """
 
+    trains = True
+
     def __init__(self, candidates: str = "", steps: int = 100, learning_rate: float = 3e-3, batch_size: int = 32, seed: int = 0) -> None:
         if not candidates:
             raise UserError("Probe guides trains for each candidate: name some, as in guides:candidates=resnet+attention.")
