@@ -109,7 +109,7 @@ SETTINGS: dict[Scale, Setting] = {
     "laptop": Setting(tuple(2**power for power in range(6, 12)), 1000, 6, 20),
     "paper": Setting(tuple(2**power for power in range(7, 14)), 8192, 10, 1),
 }
-"""Of a pilot with one field a seed the slopes differed by 0.09 between seeds, as much as the gaps that are asked for: hence 20."""
+"""A pilot with one field a seed told the slope of a teacher [2] to ± 0.09 only, as much as the gaps that are asked for: hence 20."""
 DEEP: Filters = (2, 2, 2)
 TEACHERS: tuple[Filters, ...] = ((2,), (2, 2), (2, 2, 2))
 FULLY_CONNECTED: Filters = ()
@@ -194,8 +194,8 @@ def _too_rich(scale: Scale) -> Measured:
     if scale == "smoke":
         return Measured(values, "undecided", SMOKE)
     reason = (
-        f"{_setting_words(scale)}; squared error as a share of the target's mean square; required: still at least 0.3 at n = 2,048; the share "
-        "of that square which is the target's mean, and which a few examples tell, is shown, not judged"
+        f"{_setting_words(scale)}; squared error as a share of the target's mean square; required: still at least 0.3 at n = 2,048; the "
+        "share of that square which is the target's mean, and which a few examples tell, is shown, not judged"
     )
     return Measured(values, _verdict(values["error, n = 2048"] >= 0.3), reason, seeds=SETTINGS[scale].seeds)
 
