@@ -3,6 +3,9 @@
 Laptop scale: fully connected and plain convolutional networks on 400 of scikit-learn's digits, a residual convolutional network as their
 guide; a recurrent network on copying, guided by attention, and attention on parity, guided by a recurrent network. Sizes, rates and steps
 were chosen by pilots on validation with seeds that are not used here; thresholds stood before any run.
+
+The guide of the claim on parity has one layer, which the published map compares with the target's first norm, before anything is mixed. A
+trial afterwards with two layers, which reached 0.94 on validation and not the 0.99 asked for, gained −1.2 ± 2.0 points.
 """
 
 from __future__ import annotations
