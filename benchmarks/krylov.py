@@ -64,7 +64,7 @@ def layers(length: int) -> None:
         "S4D": (diagonal, lambda: diagonal(x)),
         "LSTM": (lstm, lambda: lstm(x.transpose(0, 1))[0]),
     }
-    taken = medians({name: trained(run, [x, *_trainable(module)]) for name, (module, run) in rivals.items()})
+    taken = medians({name: trained(run, [x, *_trainable(module)]) for name, (module, run) in rivals.items()}, 5)
     ratios = ", ".join(f"{taken[name] / taken['transform']:4.1f} × as fast as {name}" for name in ("chunks", "S4D", "LSTM"))
     print(f"  {length:>6} positions, trained: by transform {ratios}   ({taken['transform']:.0f} ms)", flush=True)
 
@@ -83,7 +83,7 @@ def streams() -> None:
         full.step(x, state)
 
     with torch.no_grad():
-        taken = medians({"kept": lambda: [full.step(x, state) for _ in range(100)], "afresh": afresh})
+        taken = medians({"kept": lambda: [full.step(x, state) for _ in range(100)], "afresh": afresh}, 5)
     print(f"  a step of a stream: {100 * taken['afresh'] / taken['kept']:.0f} × faster with the discretised system kept", flush=True)
 
 

@@ -90,10 +90,15 @@ def train(
     budget = {"steps": steps, "seconds": seconds, "flops": flops}
     if all(value is None for value in budget.values()):
         budget["steps"] = 600
-    history = fit(
-        network, task, **budget, learning_rate=learning_rate, batch_size=batch_size, seed=seed, methods=made, fabric=fabric,
-        on_progress=on_progress if fabric.is_global_zero else None,
-    )  # fmt: skip
+    try:
+        history = fit(
+            network, task, **budget, learning_rate=learning_rate, batch_size=batch_size, seed=seed, methods=made, fabric=fabric,
+            on_progress=on_progress if fabric.is_global_zero else None,
+        )  # fmt: skip
+    except UserError:
+        raise
+    except ValueError as error:  # an option that only shows its fault beside these data, as a batch too small for a method
+        raise UserError(f"{model or from_run} cannot be trained so on {task.name}: {error}.") from error
     folder = Path(output) if output else Path("assay-results") / f"train-{task.name}-{_slug(model or 'continued')}-{_digest(data, seed)}"
     state = whole_state(network)
     if fabric.is_global_zero:

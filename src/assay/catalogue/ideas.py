@@ -110,7 +110,11 @@ class Idea:
                 return f"assay compare DATA --methods {name}"
             if kind == "compressor":
                 return f"assay shrink RUN --with {name} --to parameters=0.5"
-        return f"assay check {self.parts[0]}" if self.parts else None
+            if kind == "probe":
+                return f"assay inspect RUN --with {name}"
+            if kind == "task":
+                return f"assay compare {name}"
+        return f"assay catalog {self.parts[0]} --kind part" if self.parts else None
 
 
 @cache
