@@ -25,10 +25,11 @@ from assay.models.estimators import (
     SupportVectors,
     baselines_for,
 )
-from assay.models.estimators.base import ABSENT
+from assay.models.estimators.base import ABSENT, gather
 from assay.models.estimators.graph import normalised_adjacency, propagate
 from assay.tasks.base import ArrayTask
 from assay.tasks.events import EventTask
+from assay.tasks.synthetic.in_context_languages import in_context_languages
 
 NAMES = ("train", "validation", "test")
 
@@ -369,3 +370,13 @@ def test_every_registered_estimator_is_an_estimator():
         made = registry.resolve("estimator", name)()
         assert made.name == name
         assert isinstance(made, Estimator)
+
+
+def test_batches_that_end_with_their_longest_example_are_gathered_whole():
+    """The in-context languages cut each batch at its longest row, so that the splits' batches differ in length."""
+    task = in_context_languages(train=1030, validation=4, test=4, strings=(1, 2), string_length=(1, 4), states=(4, 4), alphabet=(4, 4))
+    lengths = {batch["tokens"].shape[1] for batch in task.batches("train", 1)}
+    assert len(lengths) > 1
+    rows = gather(task, "train")
+    assert rows["tokens"].shape == rows["target_mask"].shape == (1030, max(lengths))
+    assert int(rows["target_mask"].sum()) == sum(int(batch["target_mask"].sum()) for batch in task.batches("train", 100))

@@ -139,7 +139,15 @@ class FittedEstimator:
 def gather(task: Task, split: SplitName) -> Batch:
     """One pass over a split as a single batch; a graph, which every batch carries whole, is kept once."""
     parts = list(task.batches(split, 1024))
-    return {key: parts[0][key] if key in GRAPH_KEYS else torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return {key: parts[0][key] if key in GRAPH_KEYS else _joined([part[key] for part in parts]) for key in parts[0]}
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Batches one after the other; shorter ones, which end with their longest example, are filled with zeros (mask False)."""
+    if parts[0].ndim < 2 or len({part.shape[1] for part in parts}) == 1:
+        return torch.cat(parts)
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, 0) * (part.ndim - 2) + (0, longest - part.shape[1])) for part in parts])
 
 
 def features_of(signature: Signature, batch: Batch) -> Any:
