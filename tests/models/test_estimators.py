@@ -374,7 +374,7 @@ def test_every_registered_estimator_is_an_estimator():
 
 def test_batches_that_end_with_their_longest_example_are_gathered_whole():
     """The in-context languages cut each batch at its longest row, so that the splits' batches differ in length."""
-    task = in_context_languages(train=1030, validation=4, test=4, strings=(1, 2), string_length=(1, 4), states=(4, 4), alphabet=(4, 4))
+    task = in_context_languages(train=1030, validation=4, test=4, strings=(1, 2), string_length=(1, 4))
     lengths = {batch["tokens"].shape[1] for batch in task.batches("train", 1)}
     assert len(lengths) > 1
     rows = gather(task, "train")
