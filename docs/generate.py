@@ -5,6 +5,7 @@ Runs as a mkdocs hook before every build, or by hand:
     python docs/generate.py             write docs/parts and docs/papers
     python docs/generate.py --forms     first try torch.compile and ONNX on every mixer, into docs/data/forms.json
     python docs/generate.py --predict   first let theory make ten predictions and put them to the test, into docs/data/predictions.json
+    python docs/generate.py --advice STUDY …    read studies made with --advised into docs/data/advice.json
     python docs/generate.py --measure   first measure parameters, operations and time of every mixer and model into docs/data/timings.json
     python docs/generate.py --add-report STUDY NAME     copy a study's report into the gallery, with a picture of its first screen
 """
@@ -49,6 +50,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         "<!-- reports -->": reports,
         "<!-- ideas -->": ideas_table,
         "<!-- predictions -->": predictions_table,
+        "<!-- advice -->": advice_table,
     }
     for place, content in places.items():
         if place in markdown:
@@ -227,6 +229,57 @@ def predictions_table() -> str:
             }
         )
     return _table(shown)
+
+
+def advice_table() -> str:
+    """What `--advice` read last: advised networks beside the default ones."""
+    found = _json(DATA / "advice.json")
+    if found is None:
+        return "Not measured yet: `assay compare DATA --models mlp --advised`, then `python docs/generate.py --advice STUDY …`."
+    shown = []
+    for row in found:
+        advised = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
+        numbers = {name: f"{row[name]:.3g}" for name in ("default", "advised")}
+        interval = f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        shown.append({"data": row["data"], "measure": row["metric"], **numbers, "advised − default": interval, "the advice": advised})
+    return _table(shown)
+
+
+def record_advice(studies: list[Path]) -> None:
+    """Read studies made with ``--advised`` into docs/data/advice.json."""
+    from assay import Study
+
+    found = []
+    for folder in studies:
+        study = Study(folder)
+        networks = [row for row in study.rows if not row["baseline"] and row["status"] == "done"]
+        keys = [_configuration(networks, advised) for advised in (False, True)]
+        interval = study.comparison.paired(keys[1], keys[0])
+        values = {"default": study.comparison.mean(keys[0]), "advised": study.comparison.mean(keys[1])}
+        found.append(
+            {
+                "data": networks[0]["task"],
+                "metric": networks[0]["metric"],
+                **values,
+                "difference": interval.difference,
+                "low": interval.low,
+                "high": interval.high,
+                "settings": _settings(folder),
+            }
+        )
+    (DATA / "advice.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _configuration(rows: list[dict[str, Any]], advised: bool) -> str:
+    from assay.bench.results import configuration_key
+
+    return next(configuration_key(row) for row in rows if bool(row["axis"].get("advised")) == advised)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    from assay.bench.plan import Plan
+
+    return Plan.from_toml((folder / "study.toml").read_text(), folder / "study.toml").advice["mlp"]
 
 
 def ideas_table() -> str:
@@ -501,6 +554,8 @@ if __name__ == "__main__":
         import predictions
 
         (DATA / "predictions.json").write_text(json.dumps(predictions.measure(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if sys.argv[1:2] == ["--advice"]:
+        record_advice([Path(folder) for folder in sys.argv[2:]])
     if sys.argv[1:2] == ["--add-report"]:
         add_report(Path(sys.argv[2]), sys.argv[3])
     write_pages()

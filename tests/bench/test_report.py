@@ -19,6 +19,7 @@ from assay.bench.report.record import read_record
 from assay.bench.report.words import count, milliseconds, seconds, shortened, size
 from assay.contracts import Evaluation
 from assay.errors import UserError
+from assay.tasks.synthetic.in_context_languages import in_context_languages
 
 from . import made_study
 
@@ -333,3 +334,12 @@ def test_numbers_read_well():
     assert shortened("a-very-long-file-name.png", 12) == "a-very-l…png"
     assert shortened("two\n lines", 20) == "two lines"
     assert count(None) == "–"
+
+
+def test_batches_that_end_with_their_longest_example_are_shown_too():
+    """Predictions are as long as the longest example of all, targets as long as that of their batch."""
+    task = in_context_languages(train=4, validation=4, test=300, strings=(1, 2), string_length=(1, 6))
+    longest = max(batch["target"].shape[1] for batch in task.batches("test", 256))
+    found = collect(task, {"m": Evaluation({}, np.linspace(0, 1, 300), np.zeros((300, longest + 5), dtype=int))})
+    assert len(found["examples"]) == 4
+    assert all("positions right" in example["predictions"]["m"] for example in found["examples"])

@@ -105,7 +105,7 @@ def advise(data: str | Path | Task, *, parameters: int = 200_000, batch_size: in
         *_limit_lines(limits, task),
         *_patch_lines(trials.patches(), best, task),
         Line("activation", chosen.activation, "Θ of each activation", _against(chosen, kernels, task)),
-        *_shape_lines(shape, parameters),
+        *_shape_lines(shape, parameters, bool(task.signature.horizon)),
         _initialisation_line(shape.theory.point, chosen.activation),
         _rate_line(settings["learning_rate"]),
         *_data_lines(curve, forecast, task, len(trials.x)),
@@ -144,8 +144,13 @@ def learning_rate_for(model: str, task: Task, parameters: int, batch_size: int, 
 
 
 def _simplest(kernels: Sequence[Trial], task: Task) -> Trial:
-    """The usual kernel if the examples cannot tell it from the best, else the best of the shallowest that they cannot tell from it."""
+    """The usual kernel if the examples cannot tell it from the best, else the best of the shallowest that they cannot tell from it.
+
+    The windows of a forecast overlap: they would tell too much, and the usual kernel is kept.
+    """
     sign = 1 if task.direction == "max" else -1
+    if task.signature.horizon:
+        return next(trial for trial in kernels if (trial.activation, trial.depth) == _USUAL)
     best = max(kernels, key=lambda trial: sign * trial.value)
     equals = [trial for trial in kernels if trial is best or not _worse(_paired(trial, best), sign)]
     usual = [trial for trial in equals if (trial.activation, trial.depth) == _USUAL]
@@ -156,7 +161,8 @@ def _simplest(kernels: Sequence[Trial], task: Task) -> Trial:
 
 
 def _paired(first: Trial, second: Trial) -> PairedInterval:
-    return Comparison({"first": {0: first.scores}, "second": {0: second.scores}}, resamples=999).paired("first", "second")
+    scores = {"first": {0: first.scores}, "second": {0: second.scores}}
+    return Comparison(scores, first.groups, resamples=999).paired("first", "second")
 
 
 def _worse(interval: PairedInterval, sign: int) -> bool:
@@ -197,7 +203,7 @@ def _shown(value: float, task: Task) -> str:
 
 
 def _expected(best: Trial, task: Task) -> str:
-    low, high = Comparison({"best": {0: best.scores}}, resamples=999).interval("best")
+    low, high = Comparison({"best": {0: best.scores}}, best.groups, resamples=999).interval("best")
     return f"{task.metric.replace('_', ' ')} {_shown(best.value, task)} (95 % interval {_shown(low, task)} to {_shown(high, task)})"
 
 
@@ -232,10 +238,12 @@ def _rate_line(rate: float) -> Line:
     return Line("learning rate", f"{rate:.2g}", formula, "the peak for that network, fresh, on 8 training batches; nothing was searched")
 
 
-def _shape_lines(shape: _Shape, parameters: int) -> list[Line]:
+def _shape_lines(shape: _Shape, parameters: int, overlapping: bool) -> list[Line]:
     layers = f"{shape.hidden} hidden layer{'s' if shape.hidden > 1 else ''}"
     reason = "the usual one" if shape.wished == _USUAL[1] else "the shallowest"
-    reason += ": these examples cannot tell its kernel from the best"
+    reason += (
+        ": windows overlap, and tell no kernel from another" if overlapping else ": these examples cannot tell its kernel from the best"
+    )
     if shape.hidden < shape.wished:
         reason = f"the kernel of depth {shape.wished} is better, but a network of this size would fluctuate too much"
     theory, edge = shape.theory, ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -47,6 +48,7 @@ class Trial:
         activation: of a kernel; empty for what is none.
         depth: hidden layers; 0 for what is no network.
         ridge: share of the mean diagonal.
+        groups: (examples,), those that are not independent, or None.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Trial:
     activation: str = ""
     depth: int = 0
     ridge: float = 0.0
+    groups: NDArray[Any] | None = None
 
 
 def readable(signature: Signature) -> str | None:
@@ -115,7 +118,7 @@ class KernelTrials:
                 found = self.judged(self._left_out(gram, ridge), "train")
             else:
                 found = self.judged(self.predicted(gram, across, [len(gram)], ridge)[0])
-            return Trial(name, found.scores, found.metrics[self.task.metric], activation, depth, ridge)
+            return Trial(name, found.scores, found.metrics[self.task.metric], activation, depth, ridge, found.groups)
 
         return self.best(map(at, RIDGES))
 
@@ -164,13 +167,13 @@ class KernelTrials:
         asked = None if self.leaving_out else self.held_out  # None: every row asks for its nearest other one
         index = NearestNeighbors(n_neighbors=1).fit(self.x).kneighbors(asked, return_distance=False)[:, 0]
         found = self.judged(self.y[index] + self.mean, self.split)
-        return Trial("nearest neighbour", found.scores, found.metrics[self.task.metric])
+        return Trial("nearest neighbour", found.scores, found.metrics[self.task.metric], groups=found.groups)
 
     def constant(self) -> Trial:
         """The mean target: the commonest class."""
         count = len(self.x if self.leaving_out else self.held_out)
         found = self.judged(np.tile(self.mean, (count, 1)), self.split)
-        return Trial("no input", found.scores, found.metrics[self.task.metric])
+        return Trial("no input", found.scores, found.metrics[self.task.metric], groups=found.groups)
 
     def linear(self) -> Trial:
         """Ridge regression on the features themselves."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from assay.bench.report.pictures import png_data_uri
 from assay.contracts import Class, Evaluation, Image, NextTokens, Pair, Series, Signature, Table, Task, Tokens, Values
+from assay.models.estimators.base import gather
 from assay.tasks.text import decode
 
 EXAMPLES_A_GROUP = 6
@@ -81,10 +82,9 @@ def _output_kind(signature: Signature) -> str:
 
 
 def _targets(task: Task) -> np.ndarray | None:
-    parts = [batch["target"] for batch in task.batches("test", 256) if "target" in batch]
-    if not parts:
+    if "target" not in next(iter(task.batches("test", 1))):
         return None
-    return np.concatenate([part.cpu().numpy() for part in parts])
+    return gather(task, "test")["target"].cpu().numpy()
 
 
 def _chosen(task: Task, scores: np.ndarray, targets: np.ndarray, known: dict[str, np.ndarray]) -> list[tuple[int, str]]:
@@ -128,9 +128,15 @@ def _answers(task: Task, truth: np.ndarray, predicted: dict[str, np.ndarray]) ->
         named = {name: ", ".join(np.array(labels)[np.asarray(values) > 0]) for name, values in {"": truth, **predicted}.items()}
         return {"truth": named.pop("") or "none", "predictions": {name: text or "none" for name, text in named.items()}}
     if isinstance(signature.output, NextTokens) or (isinstance(signature.output, Class) and np.ndim(truth)):
-        shares = {name: float(np.mean(np.asarray(values) == truth)) for name, values in predicted.items()}
+        shares = {name: _share_right(np.asarray(values), truth) for name, values in predicted.items()}
         return {"truth": "", "predictions": {name: f"{100 * share:.0f}\u202f% of its positions right" for name, share in shares.items()}}
     return {"truth": _plain(truth), "predictions": {name: _plain(values) for name, values in predicted.items()}}
+
+
+def _share_right(values: np.ndarray, truth: np.ndarray) -> float:
+    """Over the positions that both have: batches may end with their longest example, and predictions with the longest of all."""
+    length = min(len(values), len(truth))
+    return float(np.mean(values[:length] == truth[:length]))
 
 
 def _inputs(task: Task, wanted: set[int]) -> dict[int, dict[str, Tensor]]:
