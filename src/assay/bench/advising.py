@@ -69,10 +69,10 @@ class Advice:
     sentence: str
     lines: tuple[Line, ...]
     settings: Mapping[str, Any]
-    trials: tuple[Trial, ...] = ()
-    limits: tuple[Trial, ...] = ()
-    curve: tuple[tuple[int, float], ...] = ()
-    forecast: Forecast | None = None
+    trials: tuple[Trial, ...]
+    limits: tuple[Trial, ...]
+    curve: tuple[tuple[int, float], ...]
+    forecast: Forecast | None
 
 
 def advise(data: str | Path | Task, *, parameters: int = 200_000, batch_size: int = 32, **opening: Any) -> Advice:
@@ -105,7 +105,7 @@ def advise(data: str | Path | Task, *, parameters: int = 200_000, batch_size: in
         *_limit_lines(limits, task),
         *_patch_lines(trials.patches(), best, task),
         Line("activation", chosen.activation, "Θ of each activation", _against(chosen, kernels, task)),
-        *_shape_lines(shape, parameters, bool(task.signature.horizon)),
+        *_shape_lines(shape, chosen.activation, parameters),
         _initialisation_line(shape.theory.point, chosen.activation),
         _rate_line(settings["learning_rate"]),
         *_data_lines(curve, forecast, task, len(trials.x)),
@@ -144,13 +144,8 @@ def learning_rate_for(model: str, task: Task, parameters: int, batch_size: int, 
 
 
 def _simplest(kernels: Sequence[Trial], task: Task) -> Trial:
-    """The usual kernel if the examples cannot tell it from the best, else the best of the shallowest that they cannot tell from it.
-
-    The windows of a forecast overlap: they would tell too much, and the usual kernel is kept.
-    """
+    """The usual kernel if the examples cannot tell it from the best, else the best of the shallowest that they cannot tell from it."""
     sign = 1 if task.direction == "max" else -1
-    if task.signature.horizon:
-        return next(trial for trial in kernels if (trial.activation, trial.depth) == _USUAL)
     best = max(kernels, key=lambda trial: sign * trial.value)
     equals = [trial for trial in kernels if trial is best or not _worse(_paired(trial, best), sign)]
     usual = [trial for trial in equals if (trial.activation, trial.depth) == _USUAL]
@@ -238,14 +233,12 @@ def _rate_line(rate: float) -> Line:
     return Line("learning rate", f"{rate:.2g}", formula, "the peak for that network, fresh, on 8 training batches; nothing was searched")
 
 
-def _shape_lines(shape: _Shape, parameters: int, overlapping: bool) -> list[Line]:
+def _shape_lines(shape: _Shape, activation: str, parameters: int) -> list[Line]:
     layers = f"{shape.hidden} hidden layer{'s' if shape.hidden > 1 else ''}"
-    reason = "the usual one" if shape.wished == _USUAL[1] else "the shallowest"
-    reason += (
-        ": windows overlap, and tell no kernel from another" if overlapping else ": these examples cannot tell its kernel from the best"
-    )
+    kind = "usual" if (activation, shape.wished) == _USUAL else "shallowest"
+    reason = f"the {kind} one whose kernel these examples cannot tell from the best"
     if shape.hidden < shape.wished:
-        reason = f"the kernel of depth {shape.wished} is better, but a network of this size would fluctuate too much"
+        reason += f"; with {shape.wished} a network of this size would fluctuate too much"
     theory, edge = shape.theory, ""
     if theory.best_ratio is not None and theory.fluctuation is not None:
         side = "within" if theory.ratio <= theory.best_ratio else "beyond"
