@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import torch
 
 from assay import models, tasks
-from assay.bench.kernel_trials import ACTIVATIONS, DEPTHS, KernelTrials, Trial, dual_of, readable
+from assay.bench.kernel_trials import ACTIVATIONS, DEPTHS, KernelTrials, Trial, readable
 from assay.bench.plan import Plan
 from assay.bench.statistics import Comparison, PairedInterval
 from assay.contracts import Signature, Task
 from assay.errors import UserError
+from assay.models.kernel import registered_dual
 from assay.theory.advice import DepthAdvice, advise_depth
 from assay.theory.criticality import Criticality
 from assay.theory.learning_curves import Forecast, fit_learning_curve
@@ -178,7 +179,7 @@ def _shape(signature: Signature, activation: str, wished: int, parameters: int) 
     outputs = signature.output.size * (signature.horizon or 1)
     for hidden in range(wished, 0, -1):
         width = _width(signature, parameters, hidden)
-        theory = advise_depth(dual_of(activation).sigma, hidden + 1, width, outputs)
+        theory = advise_depth(registered_dual(activation).sigma, hidden + 1, width, outputs)
         if hidden == 1 or theory.best_ratio is None or theory.ratio <= theory.best_ratio:
             return _Shape(wished, hidden, width, theory)
     raise ValueError(f"a network needs at least one hidden layer, got {wished}")

@@ -7,7 +7,7 @@ the other, which ridge regression does in closed form: ``y_i − ŷ_{−i} = α_
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +20,8 @@ from sklearn.neighbors import NearestNeighbors
 from assay.contracts import Batch, Class, Evaluation, Image, Output, Series, Signature, SplitName, Table, Task, Values
 from assay.errors import UserError
 from assay.models.estimators.base import array, features_of, gather, subsample
-from assay.nn.channel.activation import activation as make_activation
+from assay.models.kernel import registered_dual
 from assay.theory.criticality import critical_initialization
-from assay.theory.dual_activation import CLOSED_FORMS, DualActivation
 from assay.theory.hierarchical_kernels import hierarchical_kernel
 from assay.theory.kernel_regression import cholesky, nested_predictions
 from assay.theory.kernels import WideNetwork
@@ -101,7 +100,7 @@ class KernelTrials:
 
     def network(self, activation: str, depth: int) -> WideNetwork:
         """The infinitely wide network of a registered activation at its critical initialisation."""
-        dual = dual_of(activation)
+        dual = registered_dual(activation)
         point = critical_initialization(dual.sigma)
         return WideNetwork(dual, depth, point.weight_variance, max(point.bias_variance, 0.0))
 
@@ -216,12 +215,6 @@ class _Answers:
     def __call__(self, batch: Batch) -> Output:
         start, self.position = self.position, self.position + len(batch["target"])
         return Output(self.rows[start : self.position])
-
-
-def dual_of(activation: str) -> DualActivation:
-    """The dual of a registered activation: closed where a closed form is known, by its Hermite series elsewhere."""
-    make: Callable[[], DualActivation] | None = CLOSED_FORMS.get(activation)
-    return make() if make is not None else DualActivation.from_callable(make_activation(activation))
 
 
 def _placed(signature: Signature, rows: NDArray[np.float64]) -> NDArray[np.float64] | None:

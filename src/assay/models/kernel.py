@@ -47,13 +47,23 @@ def activation_key(activation: Activation) -> str | tuple[float, ...]:
     return activation if isinstance(activation, str) else tuple(float(value) for value in activation)
 
 
+def registered_dual(name: str) -> DualActivation:
+    """The dual of a registered activation as it is: in closed form where one is known, by its Hermite series elsewhere.
+
+    Raises:
+        ValueError: as `activation_dual`.
+        UserError: no activation has that name.
+    """
+    return (
+        DualActivation.closed_form(name) if name in CLOSED_FORMS else DualActivation.from_callable(registry.resolve("activation", name)())
+    )
+
+
 @lru_cache(maxsize=64)
 def _dual(activation: str | tuple[float, ...]) -> DualActivation:
     if not isinstance(activation, str):
         return DualActivation.from_hermite(activation).normalised()
-    if activation in CLOSED_FORMS:
-        return DualActivation.closed_form(activation).normalised()
-    return DualActivation.from_callable(registry.resolve("activation", activation)()).normalised()
+    return registered_dual(activation).normalised()
 
 
 class _WideNetwork(BaseEstimator):
