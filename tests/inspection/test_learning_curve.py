@@ -11,11 +11,11 @@ import torch
 from assay.contracts import Batch, Class, Output, Predictor, Series, Signature, Table, Task, Values
 from assay.errors import UserError
 from assay.inspection.capacity import Capacity, feature_dimension, participation_ratio
-from assay.inspection.learning_curve import curve_sizes, data_finding, data_needed, measure_learning_curve, nested_order, training_part
+from assay.inspection.learning_curve import curve_sizes, data_finding, data_needed, measure_learning_curve, nested_order
 from assay.inspection.scale import Scale, scale_ladder
 from assay.models import build
 from assay.models.estimators import Logistic
-from assay.tasks.base import ArrayTask
+from assay.tasks.base import ArrayTask, training_part
 from assay.tasks.builtin import digits
 from assay.tasks.graphs import karate
 from assay.theory.hierarchical_kernels import hierarchical_kernel

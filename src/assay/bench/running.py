@@ -7,7 +7,6 @@ A job is JSON, so that it can travel to another process or machine:
 from __future__ import annotations
 
 import contextlib
-import copy
 import csv
 import json
 import os
@@ -270,15 +269,12 @@ def _limited(task: Task, job: Job) -> Task:
     wanted = job["run"]["axis"].get("examples")
     if wanted is None:
         return task
-    from assay.tasks.base import ArrayTask
+    from assay.tasks.base import ArrayTask, training_part
 
     if not isinstance(task, ArrayTask):
         raise UserError("The axis examples needs data of separate examples; this task's training data cannot be cut.")
-    count = task.size("train")
-    kept = torch.randperm(count, generator=torch.Generator().manual_seed(0))[: int(wanted)].sort().values
-    smaller = copy.copy(task)
-    smaller.splits = {**task.splits, "train": {key: tensor[kept] for key, tensor in task.splits["train"].items()}}
-    return smaller
+    kept = torch.randperm(task.size("train"), generator=torch.Generator().manual_seed(0))[: int(wanted)].sort().values
+    return training_part(task, kept.numpy())
 
 
 def status_of(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from assay.contracts import Class, Finding, Predictor, Signature, Task
 from assay.errors import UserError
 from assay.models import build, build_network
 from assay.models.surgery import replay
-from assay.tasks.base import ArrayTask
+from assay.tasks.base import ArrayTask, training_part
 from assay.theory.learning_curves import Curve, fit_learning_curve
 from assay.training import fit, predictor
 
@@ -79,17 +78,6 @@ def nested_order(task: Task, seed: int) -> np.ndarray:
         members = np.flatnonzero(labels == label)
         key[members] = (np.arange(len(members)) + generator.random(len(members))) / len(members)
     return shuffled[np.argsort(key, kind="stable")]
-
-
-def training_part(task: ArrayTask, chosen: np.ndarray) -> ArrayTask:
-    """The task with some of its training examples, sharing all else; statistics that its encoding was made of stay the whole split's."""
-    part = copy.copy(task)
-    index = torch.from_numpy(np.ascontiguousarray(chosen))
-    part.splits = {**task.splits, "train": {key: value[index] for key, value in task.splits["train"].items()}}
-    part.groups = dict(task.groups)
-    if "train" in part.groups:
-        part.groups["train"] = part.groups["train"][chosen]
-    return part
 
 
 def curve_sizes(count: int, steps: int = 6, smallest: int = SMALLEST) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ trial afterwards with two layers, which reached 0.94 on validation and not the 0
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +26,7 @@ from assay.models.vision.adapter import VisionModel
 from assay.models.vision.resnet import ResNet
 from assay.papers.experiment import Trained, trained, without_paper_scale
 from assay.registry import resolve
-from assay.tasks.base import ArrayTask
+from assay.tasks.base import ArrayTask, training_part
 from assay.tasks.synthetic.copying import copying
 from assay.tasks.synthetic.string_parity import string_parity
 from assay.training import predictor
@@ -96,9 +95,7 @@ def _few_digits() -> ArrayTask:
     """The digits with 400 of their training examples."""
     whole = resolve("task", "digits")()
     kept = torch.randperm(whole.size("train"), generator=torch.Generator().manual_seed(0))[:EXAMPLES].sort().values
-    few = copy.copy(whole)
-    few.splits = {**whole.splits, "train": {name: tensor[kept] for name, tensor in whole.splits["train"].items()}}
-    return few
+    return training_part(whole, kept.numpy())
 
 
 def _residual(seed: int) -> nn.Module:
@@ -240,8 +237,8 @@ CONVOLUTIONAL = Setting(steps=150, learning_rate=3e-3, seeds=3, batch_size=32)
 
 def _stack(seed: int, shortcuts: bool) -> nn.Module:
     """25 convolutions of 8, 16 and 32 channels, with or without shortcuts."""
-    network = lambda: ResNet(10, 1, (4, 4, 4), (8, 16, 32), shortcuts=shortcuts)  # noqa: E731
-    return _seeded(seed, lambda: VisionModel(network(), _few_digits().signature))
+    shape = _few_digits().signature
+    return _seeded(seed, lambda: VisionModel(ResNet(10, 1, (4, 4, 4), (8, 16, 32), shortcuts=shortcuts), shape))
 
 
 @without_paper_scale(TOO_LARGE, CONVOLUTIONAL.seeds)

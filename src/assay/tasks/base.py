@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -211,3 +212,14 @@ def target_mask(batch: Batch) -> Tensor:
     if mask is not None and target.ndim >= 2 and mask.shape == target.shape[:2]:
         return mask
     return torch.ones(target.shape if not target.is_floating_point() else target.shape[:1], dtype=torch.bool)
+
+
+def training_part(task: ArrayTask, chosen: np.ndarray) -> ArrayTask:
+    """The task with some of its training examples, sharing all else; statistics that its encoding was made of stay the whole split's."""
+    part = copy.copy(task)
+    index = torch.from_numpy(np.ascontiguousarray(chosen))
+    part.splits = {**task.splits, "train": {key: value[index] for key, value in task.splits["train"].items()}}
+    part.groups = dict(task.groups)
+    if "train" in part.groups:
+        part.groups["train"] = part.groups["train"][chosen]
+    return part
