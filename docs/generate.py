@@ -221,13 +221,12 @@ def predictions_table() -> str:
         return "Not measured yet: `python docs/generate.py --predict`."
     shown = []
     for prediction in found:
-        number = "" if prediction["predicted"] is None else f"{prediction['predicted']:.4g} "
         error = "" if prediction["error"] is None else f" ± {prediction['error']:.2g}"
         shown.append(
             {
                 "question": prediction["question"],
                 "formula": prediction["formula"],
-                "predicted": f"{number}({prediction['low']:.4g} to {prediction['high']:.4g})",
+                "predicted": f"{prediction['predicted']:.4g} ({prediction['low']:.4g} to {prediction['high']:.4g})",
                 "measured": f"{prediction['measured']:.4g}{error}",
                 "came true": "yes" if prediction["came_true"] else "**no**",
                 "experiment": prediction["experiment"],

@@ -1,6 +1,6 @@
 """Ten predictions of `assay.theory`, each made before its experiment, and what happened; written to docs/data/predictions.json.
 
-    python docs/generate.py --predictions
+    python docs/generate.py --predict
 
 A prediction is a number with a tolerance that was set with it (a share of it, or an interval that the theory itself gives).
 """
@@ -42,7 +42,7 @@ class Prediction:
         question: what is asked, in a sentence.
         formula: that answers it.
         low: end of the predicted range.
-        predicted: the number itself; None where a range alone is predicted.
+        predicted: the number itself.
         high: end of the predicted range.
         measured: what the experiment found.
         error: its standard error, or None.
@@ -52,7 +52,7 @@ class Prediction:
     question: str
     formula: str
     low: float
-    predicted: float | None
+    predicted: float
     high: float
     measured: float
     error: float | None

@@ -19,6 +19,7 @@ from assay.bench.plan import Plan
 from assay.bench.statistics import Comparison, PairedInterval
 from assay.contracts import Signature, Task
 from assay.errors import UserError
+from assay.inspection.learning_curve import MeasuredCurve
 from assay.models.kernel import registered_dual
 from assay.theory.advice import DepthAdvice, advise_depth
 from assay.theory.criticality import Criticality
@@ -286,15 +287,15 @@ def _learning_curve(trials: KernelTrials, chosen: Trial) -> tuple[tuple[tuple[in
     if len(sizes) < 2:
         return (), None
     values = trials.learning_curve(chosen, sizes, _REPEATS)
-    largest_best = trials.task.direction == "max"
+    points = tuple(zip(sizes, values.mean(1).tolist(), strict=True))
+    task = trials.task
+    errors = 1 - values if task.direction == "max" else values
     try:
-        errors = 1 - values if largest_best else values
-        found = fit_learning_curve(sizes, errors).forecast(2 * count)
+        measured = MeasuredCurve(tuple(sizes), errors, fit_learning_curve(sizes, errors), task.metric, task.direction)
     except ValueError:  # too few sizes, or nothing left to err
-        return tuple(zip(sizes, values.mean(1).tolist(), strict=True)), None
-    if largest_best:
-        found = Forecast(1 - found.value, 1 - found.high, 1 - max(found.low, 0.0))
-    return tuple(zip(sizes, values.mean(1).tolist(), strict=True)), found
+        return points, None
+    low, value, high = measured.at(2 * count)
+    return points, Forecast(value, low, high)
 
 
 def _data_lines(curve: Sequence[tuple[int, float]], forecast: Forecast | None, task: Task, count: int) -> list[Line]:
