@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import traceback
+from pathlib import Path
 from types import ModuleType
 
 
@@ -32,3 +34,13 @@ def require(library: str, extra: str, purpose: str) -> ModuleType:
         return importlib.import_module(library)
     except ModuleNotFoundError as error:
         raise MissingExtra(library, extra, purpose) from error
+
+
+def described(error: BaseException) -> str:
+    """An exception in one line: its type, its message, and the last line of the person's own code that it passed, or the very last line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    house = str(Path(__file__).parent)
+    own = [frame for frame in frames if not frame.filename.startswith(house) and "site-packages" not in Path(frame.filename).parts]
+    where = (own or frames)[-1:]
+    place = "".join(f" ({Path(frame.filename).name}, line {frame.lineno})" for frame in where)
+    return f"{type(error).__name__}: {error}{place}"

@@ -132,6 +132,7 @@ TABLE: dict[str, dict[str, str]] = {
         "surprise-scan": "assay.ops.surprise_scan:surprise_scan",
         "persistent-attention": "assay.nn.attention.persistent:PersistentAttention",
         "hopfield-network": "assay.nn.memory.associative:HopfieldNetwork",
+        "mixture-density": "assay.nn.mixture_density:MixtureDensityHead",
         "finite-state-network": "assay.nn.recurrent.finite_state:FiniteStateNetwork",
         "bidirectional": "assay.nn.recurrent.bidirectional:Bidirectional",
         "initialise-recurrent": "assay.nn.recurrent.initialisation:initialise_recurrent_",
@@ -159,6 +160,7 @@ TABLE: dict[str, dict[str, str]] = {
         "recurrent-classifier": "assay.models.recurrent:RecurrentClassifierFamily",
         "graph-recurrent": "assay.models.recurrent:GraphRecurrentFamily",
         "encoder-decoder": "assay.models.encoder_decoder:EncoderDecoderFamily",
+        "ctc": "assay.models.connectionist:ConnectionistFamily",
         "memory-network": "assay.models.memory:MemoryNetworkFamily",
     },
     "estimator": {
@@ -228,6 +230,7 @@ TABLE: dict[str, dict[str, str]] = {
         "captions": "assay.tasks.synthetic.captions:captions",
         "translation": "assay.tasks.translation:translation",
         "python-tags": "assay.tasks.python_tags:python_tags",
+        "digit-strings": "assay.tasks.digit_strings:digit_strings",
         "even-tokens": "assay.tasks.synthetic.positions:even_tokens",
         "spoken-prompts": "assay.tasks.speech:spoken_prompts",
         "tone-words": "assay.tasks.synthetic.signals:tone_words",
@@ -240,6 +243,7 @@ TABLE: dict[str, dict[str, str]] = {
         "clip": "assay.training.methods.clipping:Clipping",
         "weight-averaging": "assay.training.methods.weight_averaging:WeightAveraging",
         "truncated-backpropagation": "assay.training.methods.truncated_backpropagation:TruncatedBackpropagation",
+        "hessian-free": "assay.training.methods.hessian_free:HessianFree",
         "vanishing-gradient-penalty": "assay.training.methods.vanishing_gradient:VanishingGradientPenalty",
         "forward-forward": "assay.training.methods.forward_forward:ForwardForward",
         "guidance": "assay.training.methods.guidance:Guidance",
@@ -407,6 +411,8 @@ def _import_file(path: Path) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last: a file beside the person's own is found, and hides no library
     try:
         spec.loader.exec_module(module)
     except Exception as error:

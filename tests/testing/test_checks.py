@@ -242,6 +242,19 @@ def test_a_users_file(tmp_path: Path) -> None:
         registered("aarem")
 
 
+def test_a_users_file_may_import_its_neighbour_and_is_told_the_line_that_raised(tmp_path: Path) -> None:
+    (tmp_path / "assay_test_neighbour.py").write_text("import torch\nclass Part(torch.nn.Linear):\n  causal = False\n")
+    (tmp_path / "whole.py").write_text(
+        "from assay_test_neighbour import Part\n"
+        "class MyMixer(Part):\n"
+        "  def __init__(self, width): super().__init__(width, width)\n"
+        "  def forward(self, x, mask=None):\n"
+        "    return super().forward(x[:, : x.shape[1] // x.shape[1]])\n"
+    )
+    detail = broken(check(f"{tmp_path}/whole.py:MyMixer"))["maps (batch, length, width) to the same shape and type"]
+    assert detail == "forward of shape (3, 0, 8) raised ZeroDivisionError: integer division or modulo by zero (whole.py, line 5)"
+
+
 def test_registered_names_of_every_kind_are_recognised() -> None:
     assert registered("aaren") is Aaren
     rules = {name: check(registered(name))[0].rule for name in ("sgc", "label-propagation", "clip")}

@@ -142,6 +142,15 @@ def test_own_losses_of_a_model_are_added():
     assert model.map.bias.item() == pytest.approx(1, abs=1e-2)
 
 
+def test_dear_validations_are_fewer_and_cost_at_most_a_quarter_of_the_training():
+    few, many = (linear_task(count).splits["train"] for count in (64, 1000))
+    task = ArrayTask("linear", Signature(Table(3), Values(1)), {"train": few, "validation": many, "test": few})
+    history = fit(Linear(), task, steps=100, batch_size=32)
+    # 1,000 forward passes cost 1,000 / (3 · 32) steps, four times that must lie between two: 42; the first one shows it, the end has one
+    assert [entry["step"] for entry in history.curve] == [10, 42, 84, 100]
+    assert len(fit(Linear(), task, steps=100, batch_size=32, validate_every=10).curve) == 10  # who asks for them has them
+
+
 def test_curve_has_ten_validations_and_the_schedule_ends_at_zero():
     rates = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -13,6 +14,7 @@ from torch import nn
 from assay.contracts import Evaluation, Measured, Method, Scale, SplitName, Task
 from assay.models import build
 from assay.training import History, fit, predictor
+from assay.training.fit import VALIDATIONS
 
 Experiment = Callable[[Scale], Measured]
 
@@ -77,6 +79,7 @@ def trained(
     """
     torch.manual_seed(seed)
     network = build(model, task.signature, parameters, **(options or {})) if isinstance(model, str) else model
+    fit_options.setdefault("validate_every", math.ceil(steps / VALIDATIONS))  # whatever it costs: a claim's weights are chosen among ten
     history = fit(network, task, steps=steps, learning_rate=learning_rate, seed=seed, methods=methods, **fit_options)
     network.eval()
     evaluation = task.evaluate(predictor(network), split)

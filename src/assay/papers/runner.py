@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 
 from assay import registry
 from assay.contracts import Claim, Measured, Paper, Scale
-from assay.errors import UserError
+from assay.errors import UserError, described
 
 SCALES = ("smoke", "laptop", "paper")
 
@@ -100,9 +99,7 @@ def _kept(file: Path, paper: Paper, claim: Claim, scale: Scale, again: bool) -> 
     except UserError as error:  # something the experiment needs is not here: said, not hidden
         measured = Measured({}, "not-run", str(error), seeds=0)
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"the experiment raised {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
-        measured = Measured({}, "undecided", reason, seeds=0)
+        measured = Measured({}, "undecided", f"the experiment raised {described(error)}", seeds=0)
     result = ClaimResult(
         slug=paper.slug,
         claim=claim.name,

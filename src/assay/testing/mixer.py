@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from assay.errors import described
 from assay.measure import state_bytes
 from assay.testing.rules import CheckFailed, Report, Rule, copied, require, require_close, run_rules, tensors
 
@@ -146,12 +147,18 @@ class _Mixer:
             module = self.module(dtype)
             for length in _lengths(module, dtype):
                 sequence = self.sequence(length, dtype)
-                y = _forward(module, sequence)
+                y = self.tried(module, sequence)
                 require(isinstance(y, Tensor), f"forward gave a {type(y).__name__}, not a tensor")
                 require(y.shape == sequence.x.shape, f"length {length}: input {tuple(sequence.x.shape)} gave output {tuple(y.shape)}")
                 require(y.dtype == dtype, f"input of {dtype} gave output of {y.dtype}")
                 require(bool(torch.isfinite(y).all()), f"length {length}: the output of a finite input is not finite")
         return f"lengths {', '.join(map(str, LENGTHS))}; float32 (also {LONG}) and float64"
+
+    def tried(self, module: Any, sequence: _Sequence) -> Tensor:
+        try:
+            return _forward(module, sequence)
+        except Exception as error:
+            raise CheckFailed(f"forward of shape {tuple(sequence.x.shape)} raised {described(error)}") from error
 
     def says_causal(self) -> str:
         module = self.module()

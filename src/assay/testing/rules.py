@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from assay.errors import described
+
 Rule: TypeAlias = tuple[str, Callable[[], str]]
 """What must hold, in plain words, and the function that raises `CheckFailed` or returns a detail worth saying ("" for none)."""
 
@@ -65,7 +67,7 @@ def _run(name: str, function: Callable[[], str]) -> RuleResult:
         except CheckFailed as error:
             return RuleResult(name, False, str(error))
         except Exception as error:  # whatever a user's part raises is a finding, not a crash of the checker
-            return RuleResult(name, False, f"raised {type(error).__name__}: {error}")
+            return RuleResult(name, False, f"raised {described(error)}")
 
 
 def require(condition: bool, message: str) -> None:

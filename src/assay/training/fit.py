@@ -19,6 +19,7 @@ from assay.training.schedule import SCHEDULES
 
 OptimizerMaker = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
 VALIDATIONS = 10
+VALIDATION_SHARE = 0.25  # of the training's operations, at most, for the validations along the way
 
 
 @dataclass
@@ -76,7 +77,8 @@ def fit(
         methods: what changes the training, first is outermost.
         optimizer: ``(parameters, learning_rate) -> optimizer``; AdamW with weight decay 0.01 by default.
         schedule: ``cosine`` (5 % warm-up) or ``constant``.
-        validate_every: steps between validations; by default ten validations a run.
+        validate_every: steps between validations; by default ten validations a run, or fewer where they would cost more than a quarter of
+            the training's operations (a forward pass counts as a third of a step).
         select: keep the weights of the ``best`` validation, or the ``last``.
         fabric: a launched Lightning Fabric for several devices or processes; one device by default.
         on_progress: called with the history after every validation.
@@ -119,9 +121,10 @@ def fit(
         history.steps += 1
         history.seconds += time.perf_counter() - started
         history.flops += spent.flops_a_step
+        spent.examples_a_step = _examples(batch) * fabric.world_size
         finished = _agreed(spent.share(history) >= 1, fabric)
         if finished or history.steps % (validate_every or spent.interval(history)) == 0:
-            if not _record(history, loss, wrapped, task, fabric, keeper):
+            if not _record(history, loss, wrapped, task, fabric, keeper, spent):
                 break
             if on_progress:
                 on_progress(history)
@@ -147,6 +150,8 @@ class _Budget:
         given = {"steps": steps, "seconds": seconds, "flops": flops}
         self.limits = {name: float(value) for name, value in given.items() if value is not None}
         self.flops_a_step = 0.0
+        self.examples_a_step = 0
+        self.examples_a_validation = 0
         if not self.limits:
             raise ValueError("fit needs a budget: steps=, seconds= or flops=")
         for name, limit in self.limits.items():
@@ -157,11 +162,17 @@ class _Budget:
         return max(getattr(history, name) / limit for name, limit in self.limits.items())
 
     def interval(self, history: History) -> int:
-        """Steps between validations: a tenth of the steps, estimated from the share spent so far where they are not given."""
+        """Steps between validations: a tenth of the steps, more where validation is dear; the first one shows what it costs.
+
+        Where the steps are not given they are estimated from the share spent so far.
+        """
+        steps_a_validation = self.examples_a_validation / max(3 * self.examples_a_step, 1)
+        least = math.ceil(steps_a_validation / VALIDATION_SHARE)
         if "steps" in self.limits and len(self.limits) == 1:
-            return max(1, math.ceil(self.limits["steps"] / VALIDATIONS))
+            return max(1, least, math.ceil(self.limits["steps"] / VALIDATIONS))
         total = history.steps / max(self.share(history), 1e-9)
-        return 2 ** max(0, round(math.log2(max(1.0, total / VALIDATIONS))))  # powers of two: the estimate moves, the grid does not
+        wanted = max(1.0, least, total / VALIDATIONS)
+        return 2 ** max(0, round(math.log2(wanted)))  # powers of two: the estimate moves, the grid does not
 
 
 class _Keeper:
@@ -219,16 +230,22 @@ def _composed(task: Task, methods: Sequence[Method], fabric: Fabric) -> tuple[Gr
     return gradients, update
 
 
-def _record(history: History, loss: Tensor | None, model: Any, task: Task, fabric: Fabric, keeper: _Keeper) -> bool:
-    """Validate, extend the curve, offer the weights; False when the loss is no longer finite."""
+def _record(history: History, loss: Tensor | None, model: Any, task: Task, fabric: Fabric, keeper: _Keeper, spent: _Budget) -> bool:
+    """Validate, extend the curve, offer the weights, count the cost; False when the loss is no longer finite."""
     train_loss = _reduced(loss.detach(), fabric, "mean") if loss is not None else math.nan
     entry = {"step": history.steps, "seconds": history.seconds, "train_loss": train_loss}
     history.curve.append(entry)
     if not math.isfinite(train_loss):
         history.status = "diverged"
         return False
+    spent.examples_a_validation = 0
+
+    def counted(batch: Batch) -> Output:
+        spent.examples_a_validation += _examples(batch)
+        return model(fabric.to_device(batch))
+
     model.eval()
-    evaluation = task.evaluate(lambda batch: model(fabric.to_device(batch)), "validation")
+    evaluation = task.evaluate(counted, "validation")
     model.train()
     entry |= {f"validation_{name}": value for name, value in evaluation.metrics.items()}
     value = evaluation.metrics[task.metric]
@@ -237,6 +254,10 @@ def _record(history: History, loss: Tensor | None, model: Any, task: Task, fabri
         return False
     keeper.offer(model, history, task.metric, evaluation.metrics)
     return True
+
+
+def _examples(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
 
 
 def _agreed(finished: bool, fabric: Fabric) -> bool:
