@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.dummy import DummyClassifier
 from sklearn.model_selection import train_test_split
@@ -20,7 +20,7 @@ LABELS = (SPHERE[:, 0] + 0.1 * RANDOM.standard_normal(200) > 0.6).astype(int)
 TRAIN, TEST = slice(0, 120), slice(120, 200)
 
 
-@parametrize_with_checks([InfiniteDepthClassifier(), InfiniteDepthClassifier(kernel="nngp", depth=3), HilbertClassifier()])
+@parametrize_with_checks([InfiniteDepthClassifier(), InfiniteDepthClassifier(kernel="nngp", depth=3), HilbertClassifier(neighbours=5)])
 def test_scikit_learn_contract(estimator: BaseEstimator, check) -> None:
     check(estimator)
 
@@ -83,6 +83,29 @@ def test_examples_may_come_in_parts() -> None:
     assert not hasattr(InfiniteDepthClassifier(kernel="ntk", depth=2), "partial_fit")
 
 
+@pytest.mark.parametrize("model", [InfiniteDepthClassifier(2, mapping="sphere"), HilbertClassifier(2)])
+def test_neighbours_alone_differ_by_no_more_than_is_told(model) -> None:
+    x, y, held_out = SPHERE[TRAIN], LABELS[TRAIN], np.concatenate([SPHERE[TEST], SPHERE[:3]])
+    whole = model.fit(x, y).predict_proba(held_out)
+    assert not model.left_out(held_out).any()
+    found, told = [], []
+    for count in (1, 10, 60, 119):
+        few = clone(model).set_params(neighbours=count).fit(x, y)
+        found.append(np.abs(few.predict_proba(held_out) - whole).max(1))
+        told.append(few.left_out(held_out))
+    assert (np.array(found) <= np.array(told) + 1e-12).all()
+    assert (np.diff(told, axis=0) <= 1e-12).all()
+    assert not np.array(told)[1:, -3:].any()  # seen inputs outweigh all others
+    np.testing.assert_allclose(clone(model).set_params(neighbours=200).fit(x, y).predict_proba(held_out), whole)
+    grown = clone(model).set_params(neighbours=10).partial_fit(x[:50], y[:50], [0, 1]).partial_fit(x[50:], y[50:])
+    np.testing.assert_allclose(grown.left_out(held_out), told[1], atol=1e-12)
+
+
+def test_one_neighbour_is_the_nearest() -> None:
+    near = HilbertClassifier(5, neighbours=1).fit(SPHERE[TRAIN], LABELS[TRAIN])
+    assert (near.predict(SPHERE[TEST]) == KNeighborsClassifier(1).fit(SPHERE[TRAIN], LABELS[TRAIN]).predict(SPHERE[TEST])).all()
+
+
 def test_real_tables_and_pictures_without_tuning() -> None:
     x, y = load_digits(return_X_y=True)
     a, b, c, d = train_test_split(x, y, train_size=500, test_size=300, random_state=0)
@@ -101,6 +124,8 @@ def test_wrong_arguments_are_refused() -> None:
         ({"mapping": "torus"}, "mapping must be box or sphere"),
         ({"dimension": 0.3}, "at least 1, got 0.3"),
         ({"dimension": "many"}, "got 'many'"),
+        ({"neighbours": 0}, "whole number of at least 1, got 0"),
+        ({"neighbours": 5, "kernel": "ntk", "depth": 2}, "has no neighbours, got 5"),
     ):
         with pytest.raises(ValueError, match=said):
             InfiniteDepthClassifier(**arguments).fit(SPHERE, LABELS)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
@@ -39,10 +40,12 @@ Mapping = Literal["box", "sphere"]
 class _Voting(ClassifierMixin, BaseEstimator):
     """Classes by a vote of all training examples, ``p_c(x) = Σ_{i: y_i = c} w(x, x_i) / Σ_i w(x, x_i)``, w given by its logarithm.
 
-    An input equal to training examples has their mean label. Votes add up, so examples may come in parts (`partial_fit`).
+    An input equal to training examples has their mean label. Votes add up, so examples may come in parts (`partial_fit`). With
+    ``neighbours`` only the nearest ones vote, found by a tree, and `left_out` bounds what the others would have changed.
     """
 
     dimension: float | str
+    neighbours: int | None
 
     def fit(self, X: Any, y: Any) -> Any:
         """Keep X (n, features) and y (n,)."""
@@ -74,15 +77,28 @@ class _Voting(ClassifierMixin, BaseEstimator):
             return self._kept(rows, codes)
         self.rows_ = np.concatenate([self.rows_, self._mapped(rows)])
         self.codes_ = np.concatenate([self.codes_, codes])
+        self._index()
         return self
 
     def predict_proba(self, X: Any) -> Array:
         """Shares of the votes, (n, classes)."""
         check_is_fitted(self, "codes_")
-        rows = self._mapped(validated(self, X, reset=False))
         indicator = np.eye(len(self.classes_))[self.codes_]
-        weigh = self._log_weights()
-        return np.concatenate([votes(weigh(block), indicator) for block in blocks(rows, len(self.rows_))])
+        return np.concatenate([votes(log_weights, indicator, near) for log_weights, near in self._weighed(X)])
+
+    def left_out(self, X: Any) -> Array:
+        """How far each row's shares can be from those with all votes, (n,); zeros where all vote.
+
+        A training example outside the k nearest weighs at most w_k, the k-th's weight, so that no share is off by more than
+        ``(n − k) w_k / (Σ_{i ≤ k} w_i + (n − k) w_k)``.
+        """
+        check_is_fitted(self, "codes_")
+        found = []
+        for log_weights, near in self._weighed(X):
+            weights = relative_weights(log_weights)
+            rest = (len(self.codes_) - weights.shape[1]) * weights.min(1) if near is not None else np.zeros(len(weights))
+            found.append(rest / (weights.sum(1) + rest))
+        return np.concatenate(found)
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The class with most votes, the first among equals, (n,)."""
@@ -96,8 +112,27 @@ class _Voting(ClassifierMixin, BaseEstimator):
         return rows
 
     def _log_weights(self) -> Callable[[Array], Array]:
-        """From rows (m, features) to ln w (m, n)."""
+        """From squared distances to training rows (m, k) to ln w, which falls with the distance, (m, k)."""
         raise NotImplementedError
+
+    def _index(self) -> None:
+        """A tree of the rows, where not all of them vote."""
+        k = self.neighbours
+        if k is not None and (isinstance(k, bool) or k != int(k) or k < 1):
+            raise ValueError(f"neighbours must be None or a whole number of at least 1, got {k!r}")
+        self.index_ = NearestNeighbors(n_neighbors=int(k)).fit(self.rows_) if k is not None and k < len(self.rows_) else None
+
+    def _weighed(self, X: Any) -> Iterator[tuple[Array, NDArray[np.intp] | None]]:
+        """Blocks of ln w (m, k) and which training examples they are of, (m, k); None: of all."""
+        rows = self._mapped(validated(self, X, reset=False))
+        weigh = self._log_weights()
+        if self.index_ is None:
+            for block in blocks(rows, len(self.rows_)):
+                yield weigh(squared_distances(block, self.rows_)), None
+            return
+        for block in blocks(rows, self.index_.n_neighbors * rows.shape[1]):
+            near = self.index_.kneighbors(block, return_distance=False)
+            yield weigh(np.square(block[:, None] - self.rows_[near]).sum(2)), near
 
     def _dimension(self, rows: Array, most: int) -> float:
         """The dimension as given, or that of the rows, at least 1 and at most that of the space."""
@@ -130,10 +165,11 @@ class InfiniteDepthClassifier(_Voting):
         mapping: ``box`` scales each feature to [0, 1] by the training data, appends a 1 and normalises; ``sphere`` takes rows that are
             non-negative unit vectors already.
         memory_limit: GiB, of ``nngp`` and ``ntk``.
+        neighbours: how many of the nearest examples vote; None: all. Of the singular kernel only.
 
     Raises:
-        ValueError: an argument out of its range, or a depth where there is none; rows that are not on the orthant of the sphere;
-            an activation whose limit is not known.
+        ValueError: an argument out of its range, or a depth or neighbours where there are none; rows that are not on the orthant of the
+            sphere; an activation whose limit is not known.
 
     Source: Radhakrishnan, Belkin, Uhler (2023), Wide and Deep Neural Networks Achieve Optimality for Classification.
     """
@@ -146,6 +182,7 @@ class InfiniteDepthClassifier(_Voting):
         depth: int | None = None,
         mapping: Mapping = "box",
         memory_limit: float = 8.0,
+        neighbours: int | None = None,
     ) -> None:
         self.dimension = dimension
         self.activation = activation
@@ -153,6 +190,12 @@ class InfiniteDepthClassifier(_Voting):
         self.depth = depth
         self.mapping = mapping
         self.memory_limit = memory_limit
+        self.neighbours = neighbours
+
+    @available_if(lambda self: self.kernel == "singular")
+    def left_out(self, X: Any) -> Array:
+        """As for all votes: how far each row's shares can be from those of all examples, (n,)."""
+        return super().left_out(X)
 
     @available_if(lambda self: self.kernel == "singular")
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> InfiniteDepthClassifier:
@@ -189,6 +232,8 @@ class InfiniteDepthClassifier(_Voting):
             raise ValueError(f"kernel must be singular, nngp or ntk, got {self.kernel!r}")
         if (self.depth is None) != (self.kernel == "singular"):
             raise ValueError(f"kernel {self.kernel!r} {'has no' if self.kernel == 'singular' else 'needs a'} depth, got {self.depth}")
+        if self.neighbours is not None and self.kernel != "singular":
+            raise ValueError(f"kernel {self.kernel!r} is solved for all examples: it has no neighbours, got {self.neighbours}")
         if self.mapping not in ("box", "sphere"):
             raise ValueError(f"mapping must be box or sphere, got {self.mapping!r}")
         if self.mapping == "box":
@@ -199,6 +244,7 @@ class InfiniteDepthClassifier(_Voting):
         if limit.kind == "not-classified" and self.kernel == "singular":
             raise ValueError(f"what this activation classifies by at infinite depth is not known ({limit.reason})")
         self.limit_ = limit.kind
+        self._index()
         if self.kernel != "singular":
             kept, means, _ = merged(self.rows_, np.eye(len(self.classes_))[codes])
             check_memory(len(kept), self.memory_limit)
@@ -212,21 +258,16 @@ class InfiniteDepthClassifier(_Voting):
     def _log_weights(self) -> Callable[[Array], Array]:
         kind = self.limit_
         if kind == "majority":
-            return lambda block: np.zeros((len(block), len(self.rows_)))
-        if kind == "nearest-neighbour":
-            return self._nearest
+            return np.zeros_like
+        if kind == "nearest-neighbour":  # the nearest examples share the vote, whatever their distance
+            return lambda squared: np.where(squared <= squared.min(1, keepdims=True), 0.0, -np.inf)
         table = _table(None if self.activation is None else activation_key(self.activation), self.dimension_)
 
-        def singular(block: Array) -> Array:
-            gap = np.minimum(squared_distances(block, self.rows_) / 2, 1.0)
+        def singular(squared: Array) -> Array:
+            gap = np.minimum(squared / 2, 1.0)
             return table(1 - gap, gap)
 
         return singular
-
-    def _nearest(self, block: Array) -> Array:
-        """The nearest examples share the vote, whatever their distance."""
-        squared = squared_distances(block, self.rows_)
-        return np.where(squared <= squared.min(1, keepdims=True), 0.0, -np.inf)
 
     def _dual(self) -> DualActivation:
         return optimal_activation(self.dimension_) if self.activation is None else activation_dual(self.activation)
@@ -250,38 +291,53 @@ class HilbertClassifier(_Voting):
 
     Args:
         dimension: d ≥ 1, or ``auto``: as `InfiniteDepthClassifier`, in the space of the features.
+        neighbours: how many of the nearest examples vote; None: all.
 
     Raises:
-        ValueError: a dimension below 1.
+        ValueError: a dimension or neighbours below 1.
 
     Source: Devroye, Györfi, Krzyżak (1998), The Hilbert Kernel Regression Estimate.
     """
 
-    def __init__(self, dimension: float | Literal["auto"] = "auto") -> None:
+    def __init__(self, dimension: float | Literal["auto"] = "auto", neighbours: int | None = None) -> None:
         self.dimension = dimension
+        self.neighbours = neighbours
 
     def _kept(self, rows: Array, codes: NDArray[Any]) -> HilbertClassifier:
         self.rows_, self.codes_ = rows, codes
         self.dimension_ = self._dimension(rows, rows.shape[1])
+        self._index()
         return self
 
     def _log_weights(self) -> Callable[[Array], Array]:
-        def by_distance(block: Array) -> Array:
+        def by_distance(squared: Array) -> Array:
             with np.errstate(divide="ignore"):
-                return -self.dimension_ / 2 * np.log(squared_distances(block, self.rows_))
+                return -self.dimension_ / 2 * np.log(squared)
 
         return by_distance
 
 
-def votes(log_weights: Array, indicator: Array) -> Array:
-    """Shares ``Σ_i w_i y_i / Σ_i w_i`` from ln w (m, n) and y (n, classes); infinite weights share among themselves, as do equal zeros."""
+def votes(log_weights: Array, indicator: Array, which: NDArray[np.intp] | None = None) -> Array:
+    """Shares ``Σ_i w_i y_i / Σ_i w_i`` from ln w (m, k) and y (n, classes); infinite weights share among themselves, as do equal zeros.
+
+    Args:
+        log_weights: of all examples, k = n, or of those that ``which`` (m, k) names for each row.
+        indicator: y.
+        which: as above.
+    """
+    weights = relative_weights(log_weights)
+    shares = weights @ indicator if which is None else np.einsum("mk,mkc->mc", weights, indicator[which])
+    return shares / shares.sum(1, keepdims=True)
+
+
+def relative_weights(log_weights: Array) -> Array:
+    """w over the row's largest, (m, k): where that is infinite or 0, 1 for those that equal it and 0 for the others."""
     top = log_weights.max(1, keepdims=True)
     with np.errstate(invalid="ignore"):
         weights = np.exp(log_weights - top)
     infinite = ~np.isfinite(top[:, 0])
     weights[infinite] = log_weights[infinite] == top[infinite]
-    shares = weights @ indicator
-    return shares / shares.sum(1, keepdims=True)
+    return weights
 
 
 def squared_distances(x: Array, z: Array) -> Array:
