@@ -4,8 +4,10 @@ Laptop scale: fully connected and plain convolutional networks on 400 of scikit-
 guide; a recurrent network on copying, guided by attention, and attention on parity, guided by a recurrent network. Sizes, rates and steps
 were chosen by pilots on validation with seeds that are not used here; thresholds stood before any run.
 
-The guide of the claim on parity has one layer, which the published map compares with the target's first norm, before anything is mixed. A
-trial afterwards with two layers, which reached 0.94 on validation and not the 0.99 asked for, gained −1.2 ± 2.0 points.
+Of sequences the claims compare what the authors' code compares. Its attention normalises after it mixes, so that the one layer of the guide
+on parity meets the output of the first attention; here, where the norm comes first, that pair is named. On copying, where many layers of
+the guide meet one of the target's, the last of them counts. A first run of both claims took the map and the sum as they come: on parity the
+guide was compared with a norm before anything is mixed (gain 0.7 ± 1.9 points), on copying 13 layers with two (−2.1 ± 0.9).
 """
 
 from __future__ import annotations
@@ -292,23 +294,38 @@ SHORT_RECURRENT = Network("recurrent-classifier", 10_000, (("mode", "rnn_tanh"),
 ENCODER = Network("attention", 60_000, (("depth", 2), ("heads", 4), ("causal", False)))
 
 
-def _across(
-    scale: Scale, target: Network, setting: Setting, guide: Network, guiding: Setting, tasks: tuple[Task, Task], enough: float, what: str
-) -> Measured:
-    """A target of one family alone, and guided by a trained network of another; the guide learns the second task."""
+@dataclass(frozen=True)
+class Pair:
+    """A target of one family, a guide of another, how each is trained, and what of them is compared."""
+
+    target: Network
+    setting: Setting
+    guide: Network
+    guiding: Setting
+    comparison: tuple[tuple[str, Any], ...]
+
+
+COPIED = Pair(RECURRENT, COPYING, ATTENTION, COPYING_GUIDE, (("collisions", "last"),))
+COUNTED = Pair(ENCODER, PARITY, SHORT_RECURRENT, PARITY_GUIDE, (("layers", {"layers.0": "blocks.0.mixer.output_projection"}),))
+
+
+def _across(scale: Scale, pair: Pair, tasks: tuple[Task, Task], enough: float, what: str) -> Measured:
+    """The target alone, and guided by the guide, trained on the second task, and untrained."""
     task, lesson = tasks
-    teacher = guiding.at(scale).train(guide.made(lesson, GUIDE_SEED), lesson, GUIDE_SEED)
-    setting = setting.at(scale)
-    found: dict[str, list[float]] = {"unguided": [], "guided": []}
+    teacher = pair.guiding.at(scale).train(pair.guide.made(lesson, GUIDE_SEED), lesson, GUIDE_SEED)
+    setting = pair.setting.at(scale)
+    found: dict[str, list[float]] = {"unguided": [], "guided": [], "guided, untrained": []}
     for seed in range(setting.seeds):
-        for name, guidance in (("unguided", None), ("guided", Guidance(_frozen(teacher.model)))):
-            found[name].append(setting.train(target.made(task, seed), task, seed, guidance).value)
+        guides = (None, teacher.model, pair.guide.made(lesson, GUIDE_SEED + 1 + seed))
+        for name, guide in zip(found, guides, strict=True):
+            guidance = None if guide is None else Guidance(_frozen(guide), **dict(pair.comparison))
+            found[name].append(setting.train(pair.target.made(task, seed), task, seed, guidance).value)
     gains = np.array(found["guided"]) - np.array(found["unguided"])
     values, spread = _summary({name: np.array(numbers) for name, numbers in found.items()} | {"gain": gains})
     values["the guide itself"] = teacher.history.best_validation
     reason = (
         f"{what}, {setting.steps} steps of {setting.batch_size}, {setting.seeds} seeds; the guide must reach {enough} on validation first; "
-        "required: guided at least 3 points above unguided, on the mean"
+        "required: guided by the trained guide at least 3 points above unguided, on the mean"
     )
     if teacher.history.best_validation < enough and scale != "smoke":
         return Measured(values, "undecided", reason, spread, setting.seeds)
@@ -319,8 +336,11 @@ def _across(
 def _copying(scale: Scale) -> Measured:
     """Symbols copied right by two layers of a tanh network, guided by attention."""
     task = copying((4, 6), train=50 if scale == "smoke" else 5_000, test=20 if scale == "smoke" else 300)
-    what = "copying of 4 to 6 symbols of 8, accuracy a symbol, two tanh layers, guided by two blocks of attention, 60,000 parameters each"
-    return _across(scale, RECURRENT, COPYING, ATTENTION, COPYING_GUIDE, (task, task), 0.95, what)
+    what = (
+        "copying of 4 to 6 symbols of 8, accuracy a symbol, two tanh layers, guided by two blocks of attention of which the last "
+        "that meets each layer counts, 60,000 parameters each"
+    )
+    return _across(scale, COPIED, (task, task), 0.95, what)
 
 
 @without_paper_scale(TOO_LARGE, PARITY.seeds)
@@ -328,8 +348,11 @@ def _parity(scale: Scale) -> Measured:
     """Parity of whole strings by attention over both directions, guided by a tanh network."""
     train, test = (50, 20) if scale == "smoke" else (2_000, 500)
     task, lesson = (string_parity((2, 10), train * times, test, seed=times) for times in (1, 10))
-    what = "parity of 2 to 10 bits, 2,000 strings, two blocks of attention of 60,000 parameters, guided by one tanh layer that saw 20,000"
-    return _across(scale, ENCODER, PARITY, SHORT_RECURRENT, PARITY_GUIDE, (task, lesson), 0.99, what)
+    what = (
+        "parity of 2 to 10 bits, 2,000 strings, two blocks of attention of 60,000 parameters, the output of the first guided by the "
+        "states of one tanh layer that saw 20,000"
+    )
+    return _across(scale, COUNTED, (task, lesson), 0.99, what)
 
 
 PAPER = Paper(
