@@ -3,7 +3,8 @@
 Runs as a mkdocs hook before every build, or by hand:
 
     python docs/generate.py             write docs/parts and docs/papers
-    python docs/generate.py --forms     first try torch.compile and ONNX on every mixer, into docs/data/forms.json
+    python docs/generate.py --forms [MIXER …]   first try torch.compile and ONNX on the mixers named, or on those not tried yet, into
+                                        docs/data/forms.json; what stands there of others is kept
     python docs/generate.py --predict   first let theory make ten predictions and put them to the test, into docs/data/predictions.json
     python docs/generate.py --advice STUDY …    read studies made with --advised into docs/data/advice.json
     python docs/generate.py --measure   first measure parameters, operations and time of every mixer and model into docs/data/timings.json
@@ -376,17 +377,18 @@ def _measured_mixer(name: str) -> dict[str, Any]:
     }
 
 
-def try_forms() -> None:
-    """Compile and export a small model of every mixer, and keep what came of it."""
+def try_forms(names: list[str]) -> None:
+    """Compile and export a small model of each mixer named, or of those not tried yet, and keep what came of it after every one."""
     import torch
 
     from assay import registry
 
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
-    for name in registry.TABLE["mixer"]:
+    found: dict[str, Any] = _json(DATA / "forms.json") or {}
+    for name in names or [name for name in registry.TABLE["mixer"] if name not in found]:
         found[name] = {"torch.compile": _compiled(name), **_exported(name)}
-        (DATA / "forms.json").write_text(json.dumps(found, indent=1) + "\n")
+        ordered = {mixer: found[mixer] for mixer in registry.TABLE["mixer"] if mixer in found}
+        (DATA / "forms.json").write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         print(name, found[name], flush=True)
 
 
@@ -552,8 +554,8 @@ def _json(path: Path) -> Any:
 if __name__ == "__main__":
     if "--measure" in sys.argv[1:]:
         measure()
-    if "--forms" in sys.argv[1:]:
-        try_forms()
+    if sys.argv[1:2] == ["--forms"]:
+        try_forms(sys.argv[2:])
     if "--predict" in sys.argv[1:]:
         import predictions
 

@@ -100,9 +100,27 @@ def test_recall_is_judged_against_every_fixed_state(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("s4d", "attention", "verdict"), [(0.9, 0.2, "holds"), (0.9, 0.95, "fails"), (0.4, 0.1, "fails")])
 def test_long_lags_are_judged_by_rank_and_by_accuracy(monkeypatch: pytest.MonkeyPatch, s4d: float, attention: float, verdict: str) -> None:
     monkeypatch.delitem(registry.TABLE["mixer"], "lssl", raising=False)
-    monkeypatch.setattr(survey, "_trained", fixed({"mamba": 0.1, "retention": 0.1, "s4d": s4d, "attention": attention}))
-    monkeypatch.setattr(survey, "first_symbol", lambda *_, **__: None)
+    reached = {"mamba": 0.1, "retention": 0.1, "s4d": s4d, "attention": attention}
+    monkeypatch.setattr(survey, "_over_lags", lambda name, _: {f"{name}, 1024 positions": reached[name]})
     assert CLAIMS["long-lag"].experiment("laptop").verdict == verdict
+
+
+def test_lags_lengthen_and_the_better_rate_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def run(network: object, tasks: object, lag: tuple[int, int, int], rate: float, split: str) -> SimpleNamespace:
+        seen.append((network, lag[0], rate, split))
+        return SimpleNamespace(model=network, value=rate if lag[0] == 256 else 0.5)
+
+    monkeypatch.setattr(survey, "_first_symbol", lambda *_: SimpleNamespace(signature=None))
+    monkeypatch.setattr(survey, "build", lambda *_: object())
+    monkeypatch.setattr(survey, "_at_lag", run)
+    assert survey._over_lags("s4d", "laptop") == {"s4d, 256 positions": 0.03, "s4d, 1024 positions": 0.5, "s4d, rate": 0.03}
+    assert [call[1:] for call in seen] == [(length, rate, "validation") for rate in (0.01, 0.03) for length in (32, 256)] + [
+        (1024, 0.03, "test")
+    ]
+    assert seen[-1][0] is seen[-2][0]  # the network itself, not a new one
+    assert seen[0][0] is not seen[-1][0]
 
 
 @pytest.mark.parametrize(("bits", "verdict"), [(2.05, "holds"), (2.07, "fails")])

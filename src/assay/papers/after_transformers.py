@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from assay import registry
 from assay.bench.statistics import Comparison
 from assay.catalogue.ideas import FAMILIES, PART_KINDS, PATTERNS, Idea, graph, ideas
-from assay.contracts import Batch, Claim, Measured, Output, Paper, Scale, Task, Verdict
+from assay.contracts import Batch, Claim, Measured, Output, Paper, Scale, SplitName, Task, Verdict
 from assay.measure import parameter_count, state_bytes
+from assay.models import build
 from assay.models.estimators import Hyperdimensional
 from assay.models.vision.capsules import CapsuleNetwork
 from assay.papers.experiment import Trained, trained, without_paper_scale
@@ -189,8 +190,11 @@ def _patterns(scale: Scale) -> Measured:
 
 # ------------------------------------------------------------------------------------------------ state spaces
 
-LAG = 1024
 LAG_MIXERS = ("s4d", "mamba", "retention", "attention")
+LAGS = ((32, 300, 32), (256, 200, 16), (1_024, 250, 8))
+"""(positions, steps, examples a step), one after the other: on 1,024 positions alone neither attention nor S4D learned in 400 steps, after
+shorter lags both did (on validation)."""
+LAG_RATES = (1e-2, 3e-2)
 
 
 @without_paper_scale(NO_FIGURES)
@@ -199,17 +203,47 @@ def _long_lag(scale: Scale) -> Measured:
     names = [*LAG_MIXERS, *(["lssl"] if registry.known("mixer", "lssl") else [])]
     if absent := _absent(LAG_MIXERS):
         return absent
-    task = first_symbol(4, 4, 32, train=64, test=16) if scale == "smoke" else first_symbol(length=LAG)
-    values = {name: _trained(name, task, 150, 0, scale, parameters=20_000, batch_size=8).value for name in names}
+    values: dict[str, float] = {}
+    for name in names:
+        values |= _over_lags(name, scale)
     if scale == "smoke":
         return Measured(values, "undecided", SMOKE)
-    best = max(values.get("lssl", 0.0), values["s4d"])
-    rest = max(value for name, value in values.items() if name not in ("s4d", "lssl"))
+    reached = {name: values[f"{name}, {LAGS[-1][0]} positions"] for name in names}
+    best = max(reached.get("lssl", 0.0), reached["s4d"])
+    rest = max(value for name, value in reached.items() if name not in ("s4d", "lssl"))
+    level = [name for name, value in reached.items() if name not in ("s4d", "lssl") and value == best]
+    stages = ", then ".join(f"{steps} steps of {batch} × {length}" for length, steps, batch in LAGS)
     reason = (
-        f"accuracy after 150 steps of 8, 20,000 parameters, {LAG} positions, guessing: 0.125; required: S4D (or LSSL, where it is there) "
-        "at least 0.5 and no less than any other"
+        f"accuracy, guessing: 0.125; 20,000 parameters; {stages} positions, the last at the better of the rates {LAG_RATES} on validation "
+        f"before it; required: S4D (or LSSL, where it is there) at least 0.5 at {LAGS[-1][0]} positions and no less than any other"
     )
-    return Measured(values, _verdict(best >= 0.5 and best >= rest), reason)
+    return Measured(values, _verdict(best >= 0.5 and best >= rest), reason + (f"; level with it: {', '.join(level)}" if level else ""))
+
+
+def _over_lags(name: str, scale: Scale) -> dict[str, float]:
+    """Test accuracy at the longest lag, and validation accuracy at the one before it, where the rate is chosen."""
+    lags = ((4, 2, 4), (8, 2, 4), (16, 2, 4)) if scale == "smoke" else LAGS
+    tasks = {length: _first_symbol(length, scale) for length, _, _ in lags}
+    before: dict[float, Trained] = {}
+    for rate in LAG_RATES:
+        torch.manual_seed(0)
+        network = build(name, tasks[lags[-1][0]].signature, 20_000)
+        for lag in lags[:-1]:
+            before[rate] = _at_lag(network, tasks, lag, rate, "validation")
+    rate = max(LAG_RATES, key=lambda rate: before[rate].value)
+    last = _at_lag(before[rate].model, tasks, lags[-1], rate, "test")
+    return {f"{name}, {lags[-2][0]} positions": before[rate].value, f"{name}, {lags[-1][0]} positions": last.value, f"{name}, rate": rate}
+
+
+def _at_lag(network: nn.Module, tasks: dict[int, Task], lag: tuple[int, int, int], rate: float, split: SplitName) -> Trained:
+    length, steps, batch = lag
+    settings: dict[str, Any] = {"batch_size": batch, "validate_every": steps, "select": "last", "split": split}
+    return trained(network, tasks[length], steps=steps, learning_rate=rate, seed=0, **settings)
+
+
+@cache
+def _first_symbol(length: int, scale: Scale) -> Task:
+    return first_symbol(4, 4, length, train=64, test=16) if scale == "smoke" else first_symbol(length=length)
 
 
 RECALL_MIXERS: dict[str, dict[str, int]] = {
