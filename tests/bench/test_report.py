@@ -261,6 +261,21 @@ def test_next_tokens_are_told_by_their_share_and_decoded():
     assert len(example_groups(record)[0][1]) == 4
 
 
+def test_written_sequences_are_shown_as_texts():
+    from assay.tasks.synthetic.transduction import transduction
+
+    task = transduction((1, 2), train=8, test=4)
+    target = task.splits["test"]["target"]
+    predictions = target.numpy().copy()
+    predictions[0] = 0
+    record = collect(task, {"ctc": Evaluation({}, np.array([0.0, 1.0, 1.0, 1.0]), predictions)})
+    shown = {example["group"]: example for example in record["examples"]}
+    assert shown["best"]["truth"] == shown["best"]["predictions"]["ctc"] == task.texts(target)[shown["best"]["index"]]
+    assert shown["worst"]["truth"] == task.texts(target)[0]
+    assert shown["worst"]["predictions"] == {"ctc": "nothing"}
+    assert len(example_groups(record)[0][1]) == 4
+
+
 def test_picture_survives_the_round_trip():
     import base64
     import io

@@ -157,6 +157,23 @@ def test_an_ensemble_averages_log_probabilities() -> None:
     assert torch.equal(translate([first, first], batch, beams=2), translate(first, batch, beams=2))
 
 
+def test_drawn_symbols_follow_the_model_at_its_temperature_and_stop_at_the_end() -> None:
+    """First symbols of 4,000 copies of an example against softmax(logits / T); almost no temperature is greedy."""
+    model, batch = network(), random_batch(TEXT, 1)
+    many = {"tokens": batch["tokens"].expand(4_000, -1)}
+    logits, _ = model.step(torch.tensor([END]), model.begin({"tokens": batch["tokens"]}))
+    drawn = translate(model, many, temperature=0.5, seed=1)
+    torch.testing.assert_close(torch.bincount(drawn[:, 0], minlength=4) / 4_000, (2 * logits[0]).softmax(-1).detach(), atol=0.03, rtol=0)
+    assert bool((drawn[(drawn == END).cumsum(1) > 0] == END).all())
+    assert torch.equal(drawn, translate(model, many, temperature=0.5, seed=1))
+    assert torch.equal(translate(model, batch, temperature=1e-4), translate(model, batch))
+    assert torch.equal(translate(model, batch, temperature=1.0, top=1), translate(model, batch))
+    refused: Any = {"-1": {"temperature": -1}, "top=0": {"top": 0, "temperature": 1}, "both": {"temperature": 1, "beams": 2}}
+    for message, options in refused.items():
+        with pytest.raises(ValueError, match=message):
+            translate(model, batch, **options)
+
+
 def test_beam_search_of_several_prompts_is_that_of_each() -> None:
     signature = Signature(Tokens(5, 8), NextTokens(5))
     model = build_network("gru", signature, 1, 0, width=8).eval()

@@ -33,8 +33,7 @@ def sample(model: nn.Module, prompt: Tensor, count: int, temperature: float = 1.
         ValueError: the model does not predict next tokens or does not stream, the prompt is empty, or an option is out of range.
     """
     stream = _checked(model, prompt)
-    if temperature < 0 or (top is not None and top < 1):
-        raise ValueError(f"temperature must be at least 0 and top at least 1, got temperature={temperature}, top={top}")
+    _check_draws(temperature, top)
     generator = torch.Generator(device=prompt.device).manual_seed(seed)
     predictions, state = stream.scan(prompt, stream.initial_state(prompt.shape[0]))
     logits, tokens = predictions[:, -1], []
@@ -67,11 +66,20 @@ def beam_search(model: nn.Module, prompt: Tensor, count: int, beams: int = 4) ->
 
 
 @torch.no_grad()
-def translate(models: nn.Module | Sequence[nn.Module], batch: Batch, beams: int = 1, normalisation: float = 1.0) -> Tensor:
-    """The likeliest symbol sequence for every example of a batch, up to and with the end, which also fills the rest.
+def translate(
+    models: nn.Module | Sequence[nn.Module],
+    batch: Batch,
+    beams: int = 1,
+    normalisation: float = 1.0,
+    *,
+    temperature: float = 0.0,
+    top: int | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """The likeliest symbol sequence for every example of a batch, or one that is drawn, with its end, which also fills the rest.
 
-    Of finished sequences the one with the largest ``Σ log p / length^α`` wins. Several models vote with the mean of their log
-    probabilities.
+    Of finished sequences the one with the largest ``Σ log p / length^α`` wins; with a temperature above 0 each symbol is drawn from
+    ``softmax(logits / temperature)`` instead. Several models vote with the mean of their log probabilities.
 
     Source: Sutskever, Vinyals, Le (2014), Sequence to sequence learning with neural networks; α as in Wu et al. (2016).
 
@@ -81,12 +89,16 @@ def translate(models: nn.Module | Sequence[nn.Module], batch: Batch, beams: int 
         batch: inputs as the signature declares them; a target in it is not looked at.
         beams: prefixes kept; 1 is greedy.
         normalisation: α; 0 favours short sequences.
+        temperature: 0 searches, above it symbols are drawn; nothing is then searched, so ``beams`` is 1.
+        top: draw only among the ``top`` likeliest symbols.
+        seed: of the draws.
 
     Returns:
         (batch, length) tokens.
 
     Raises:
-        ValueError: a model does not write sequences, α is negative, or there is no beam.
+        ValueError: a model does not write sequences, α or the temperature is negative, there is no beam or no symbol to draw from, or beams
+            are asked for of what is drawn.
     """
     voters: Any = [models] if isinstance(models, nn.Module) else list(models)
     for model in voters:
@@ -94,6 +106,9 @@ def translate(models: nn.Module | Sequence[nn.Module], batch: Batch, beams: int 
             raise ValueError(f"{type(model).__name__} does not write symbol sequences, so it cannot translate")
     if normalisation < 0:
         raise ValueError(f"normalisation must be at least 0, got {normalisation}")
+    _check_draws(temperature, top)
+    if temperature > 0 and beams != 1:
+        raise ValueError(f"symbols are drawn or searched for, not both: got temperature={temperature} and beams={beams}")
 
     def step(tokens: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
         answers = [model.step(tokens, state) for model, state in zip(voters, states, strict=True)]
@@ -103,7 +118,29 @@ def translate(models: nn.Module | Sequence[nn.Module], batch: Batch, beams: int 
     examples = len(next(iter(inputs.values())))
     start = torch.full((examples,), END, device=next(iter(inputs.values())).device)
     logits, states = step(start, [model.begin(inputs) for model in voters])
-    return _search(step, logits, states, voters[0].signature.output.length, beams, END, normalisation)
+    count = voters[0].signature.output.length
+    if temperature > 0:
+        return _drawn(step, logits, states, count, temperature, top, torch.Generator(device=start.device).manual_seed(seed))
+    return _search(step, logits, states, count, beams, END, normalisation)
+
+
+def _drawn(
+    step: Callable[[Tensor, State], tuple[Tensor, State]],
+    logits: Tensor,
+    state: State,
+    count: int,
+    temperature: float,
+    top: int | None,
+    generator: torch.Generator,
+) -> Tensor:
+    """Up to ``count`` symbols a row, ended by `END`, which fills the rest."""
+    ended, written = torch.zeros(len(logits), dtype=torch.bool, device=logits.device), []
+    for index in range(count):
+        written.append(_draw(logits, temperature, top, generator).masked_fill(ended, END))
+        ended = ended | (written[-1] == END)
+        if index + 1 < count:
+            logits, state = step(written[-1], state)
+    return torch.stack(written, 1)
 
 
 def _search(
@@ -157,6 +194,11 @@ def _repeated(x: Tensor, beams: int) -> Tensor:
 def select_state(state: State, index: Tensor) -> State:
     """The rows ``index`` of every tensor of a state (a pytree whose tensors have the batch in dimension 0)."""
     return pytree.tree_map_only(Tensor, lambda tensor: tensor[index], state)
+
+
+def _check_draws(temperature: float, top: int | None) -> None:
+    if temperature < 0 or (top is not None and top < 1):
+        raise ValueError(f"temperature must be at least 0 and top at least 1, got temperature={temperature}, top={top}")
 
 
 def _draw(logits: Tensor, temperature: float, top: int | None, generator: torch.Generator) -> Tensor:

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from assay.bench.report.pictures import png_data_uri
-from assay.contracts import Class, Evaluation, Image, NextTokens, Pair, Series, Signature, Table, Task, Tokens, Values
+from assay.contracts import Class, Evaluation, Image, NextTokens, Pair, Series, Signature, Table, Task, Tokens, TokenSequence, Values
 from assay.models.estimators.base import gather
 from assay.tasks.text import decode
 
@@ -130,7 +131,15 @@ def _answers(task: Task, truth: np.ndarray, predicted: dict[str, np.ndarray]) ->
     if isinstance(signature.output, NextTokens) or (isinstance(signature.output, Class) and np.ndim(truth)):
         shares = {name: _share_right(np.asarray(values), truth) for name, values in predicted.items()}
         return {"truth": "", "predictions": {name: f"{100 * share:.0f}\u202f% of its positions right" for name, share in shares.items()}}
+    if isinstance(signature.output, TokenSequence) and hasattr(task, "texts"):
+        named = {name: _cut(_written(task, values)) for name, values in {"": truth, **predicted}.items()}
+        return {"truth": named.pop(""), "predictions": named}
     return {"truth": _plain(truth), "predictions": {name: _plain(values) for name, values in predicted.items()}}
+
+
+def _written(task: Any, symbols: np.ndarray) -> str:
+    """A sequence as the task's own text, never empty."""
+    return task.texts(torch.from_numpy(np.asarray(symbols))[None])[0] or "nothing"
 
 
 def _share_right(values: np.ndarray, truth: np.ndarray) -> float:
@@ -181,6 +190,10 @@ def decoded(tokens: Tensor, mask: Tensor | None, encoding: Mapping[str, Any]) ->
         text = ("" if all(len(word) == 1 for word in words) else " ").join(words)
     else:
         text = " ".join(map(str, ids))
+    return _cut(text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _TEXT_LENGTH else text[: _TEXT_LENGTH - 1] + "…"
 
 
