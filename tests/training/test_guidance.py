@@ -109,6 +109,21 @@ def test_the_guide_ends_when_it_should_and_the_target_runs_once_a_step() -> None
     assert all(model.modes)
 
 
+def test_a_guide_that_is_remembered_runs_once_for_each_example() -> None:
+    """The same distances, without a forward pass once every example was met; what no longer fits runs as before."""
+    first, second = random_batch(SIGNATURE, 16, seed=1), random_batch(SIGNATURE, 16, seed=2)
+    mixed = {name: torch.cat([first[name][:9], second[name][:9]]) for name in first}
+    for remember, calls in ((0.1, [1, 2, 2, 2]), (16 * 2 * 10 * 4 / 2**30, [1, 2, 3, 3])):
+        guide, model = Counting(frozen()).requires_grad_(False), network().eval()
+        methods = Guidance(guide, remember=remember), Guidance(frozen())
+        for method in methods:
+            method.setup(model, tiny_task())
+        for batch, expected in zip((first, second, mixed, first), calls, strict=True):
+            losses = [method.objective(plain)(model, batch).losses["guidance"] for method in methods]
+            torch.testing.assert_close(*losses)
+            assert guide.calls == expected
+
+
 def test_the_guide_gets_no_gradient_and_the_target_does_in_every_layer() -> None:
     model, guide, batch = network(depth=2), frozen(depth=2), random_batch(SIGNATURE, 16)
     method = Guidance(guide)
@@ -275,6 +290,8 @@ def test_recorded_layers_are_in_the_order_of_computation_with_examples_first() -
         (lambda: Guidance(collisions="first"), "collisions must be one of sum, last, got 'first'"),
         (lambda: Guidance(guide_input="none"), "guide_input must be one of same, noise, got 'none'"),
         (lambda: Guidance(layers="all"), "layers must be 'auto'"),
+        (lambda: Guidance(remember=-1), "remember must be at least 0 GiB, .* got -1"),
+        (lambda: Guidance(remember=1, guide_input="noise"), "0 with noise, .* got 1"),
         (lambda: Guidance(network()), "require gradients"),
         (lambda: map_layers(0, 3), "at least one hidden layer each, got 0 and 3"),
     ],

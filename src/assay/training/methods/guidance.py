@@ -6,7 +6,8 @@ What it does: adds, for each hidden layer of a frozen guide, one minus its simil
 batch. When to use it: networks that overfit, do not start, or lack the bias of an architecture that does well on the data; for the first
 steps alone where only a better start is wanted. The similarity ignores the scale of activations, so a network without normalisation layers
 may let it drift: clip gradients then, or lower the weight. What it costs: a forward pass of the guide, and products of the size of the
-batch squared times the layers' numbers; the trained network runs once, and predicts as always when training is over.
+batch squared times the layers' numbers; the trained network runs once, and predicts as always when training is over. With ``remember`` the
+guide runs once for each example.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from assay.contracts import Batch, Method, Objective, Output, Task, Tokens, Upda
 from assay.measure import parameter_count
 from assay.models.activations import Activations, Layer, example_count
 from assay.models.reference import referred
+from assay.models.remembered import RememberedLayers
 from assay.ops.similarities import KINDS, Kind, kernel_distance, layer_kernel, token_counts
 
 GUIDE_INPUTS = ("same", "noise")
@@ -99,6 +101,8 @@ class Guidance(Method):
         per_token: compare position by position, summed over positions; both networks must have layers (examples, length, ...).
         parameters: size of a guide that is made; by default the target's.
         seed: of a guide that is made, and of the noise.
+        remember: GiB in which what the guide's layers gave is kept by example, so that it runs once for each; 0 keeps nothing. For guides
+            whose output depends on the example alone, and data that are not changed at random (`RememberedLayers`).
 
     Raises:
         ValueError: an argument out of its range; a guide that requires gradients, or is the target or shares parameters with it; (while
@@ -119,20 +123,24 @@ class Guidance(Method):
         per_token: bool = False,
         parameters: int | None = None,
         seed: int = 0,
+        remember: float = 0.0,
     ) -> None:
         _check(weight, distance, until_step, decay, guide_input, collisions)
+        if not remember >= 0 or (remember and guide_input == "noise"):
+            raise ValueError(f"remember must be at least 0 GiB, and 0 with noise, which is new in each step, got {remember}")
         if isinstance(layers, str) and layers != "auto":
             raise ValueError(f"layers must be 'auto', names of the target's modules, or guide → target names, got {layers!r}")
         if isinstance(guide, nn.Module) and any(parameter.requires_grad for parameter in guide.parameters()):
             raise ValueError("the guide's parameters require gradients, so training could change it: call guide.requires_grad_(False)")
         self.guide, self.layers, self.weight, self.distance = guide, layers, weight, distance
         self.until_step, self.decay, self.guide_input, self.collisions = until_step, decay, guide_input, collisions
-        self.per_token, self.parameters, self.seed = per_token, parameters, seed
+        self.per_token, self.parameters, self.seed, self.remember = per_token, parameters, seed, remember
         self.step = 0
         self.generator = torch.Generator().manual_seed(seed)
         self._network: nn.Module | None = None
         self._model: nn.Module | None = None
         self._recording: Activations | None = None
+        self._remembered: RememberedLayers | None = None
         self._vocabulary: int | None = None
 
     # -------------------------------------------------------------------------------------------- as a method
@@ -141,6 +149,7 @@ class Guidance(Method):
         """Make or load the guide, and see that it fits the model."""
         self._network = self._made_guide(model, task)
         _check_guide(self._network, model, task)
+        self._remembered = RememberedLayers(self._guide_layers, self.remember) if self.remember else None
         if task is not None and isinstance(task.signature.input, Tokens):
             self._vocabulary = task.signature.input.vocabulary
         self._model = model
@@ -179,7 +188,7 @@ class Guidance(Method):
 
     def finish(self, model: nn.Module) -> None:
         """Let the guide go."""
-        self._network = self._model = self._recording = None
+        self._network = self._model = self._recording = self._remembered = None
 
     def state_dict(self) -> dict[str, Any]:
         """The steps done and the state of the noise."""
@@ -224,7 +233,7 @@ class Guidance(Method):
         """One distance for each compared pair of layers, (pairs,), from the record of the model's forward pass on this batch."""
         count, mask = example_count(batch), batch.get("mask") if isinstance(batch, dict) else None
         target = recording.hidden(count) if self.layers == "auto" else recording.layers(count)
-        guide = self._guide_layers(batch, count)
+        guide = (self._remembered or self._guide_layers)(batch)
         pairs = self._pairs(guide, target)
         options: dict[str, Any] = {"kind": self.distance, "mask": mask, "per_token": self.per_token}
         if self.per_token:
@@ -246,8 +255,9 @@ class Guidance(Method):
         pairs = list(enumerate(map_layers(len(guide), len(target))))
         return [(i, t) for t, i in {t: i for i, t in pairs}.items()] if self.collisions == "last" else pairs
 
-    def _guide_layers(self, batch: Any, count: int) -> list[Layer]:
+    def _guide_layers(self, batch: Any) -> list[Layer]:
         assert self._network is not None  # made by `setup`, without which nothing is recorded
+        count = example_count(batch)
         named = [*self.layers.keys()] if isinstance(self.layers, Mapping) else None
         first = next(iter(batch.values())) if isinstance(batch, dict) else batch
         network = self._network.to(first.device)
