@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from assay.theory.dual_activation import DualActivation
+from assay.theory.finite_width import propagate
 from assay.theory.infinite_depth import log_nngp, optimal_activation
 from assay.theory.kernels import KINDS, WideNetwork, nngp_kernel, ntk_kernel
 
@@ -82,6 +83,24 @@ def test_symmetric_half_duplicates_and_diagonal_agree(name: str) -> None:
         assert np.linalg.eigvalsh(half).min() > -1e-10
 
 
+def test_rates_of_biases_enter_as_in_the_book() -> None:
+    """The diagonal against the recursion of the single input, and between inputs against the gradients of a wide network."""
+    rates = [0.7, 0.0, 0.4]
+    network = WideNetwork(DualActivation.closed_form("erf"), 2, 1.3, 0.2, bias_rate=rates)
+    expected = propagate(torch.erf, 3, 0.9, 1.3, 0.2, weight_rate=1.3, bias_rate=rates).tangent[-1]
+    assert network.diagonal([0.9], "ntk")[0] == pytest.approx(expected, rel=1e-10)
+    x = X * math.sqrt(0.9) / np.linalg.norm(X, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.diag(network.kernel(x)), expected, rtol=1e-10)
+    torch.manual_seed(0)
+    width, inputs = 20_000, torch.from_numpy(X)
+    first, second = torch.randn(3, width, dtype=torch.float64), torch.randn(width, dtype=torch.float64)
+    z = math.sqrt(1.3) * inputs @ first + math.sqrt(0.2) * torch.randn(width, dtype=torch.float64)
+    back = second * math.sqrt(1.3 / width) * 2 / math.sqrt(math.pi) * torch.exp(-z.square())
+    measured = (back @ back.T) * (1.3 * inputs @ inputs.T + 0.7) + 1.3 * torch.erf(z) @ torch.erf(z).T / width + 0.4
+    found = WideNetwork(DualActivation.closed_form("erf"), 1, 1.3, 0.2, bias_rate=[0.7, 0.4]).kernel(X)
+    np.testing.assert_allclose(found, measured.numpy(), atol=0.03)
+
+
 def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     x, z = np.random.default_rng(0).standard_normal((2, 30, 5))
     network = WideNetwork(DualActivation.closed_form("relu"), 2, 2.0)
@@ -112,6 +131,8 @@ def test_wrong_arguments_are_refused() -> None:
         ((dual, 1, 0.0), "weight_variance"),
         ((dual, 1, 1.0, -0.1), "bias_variance"),
         ((dual, 1, 1.0, 0.0, math.nan), "residual"),
+        ((dual, 1, 1.0, 0.0, 0.0, -1.0), "bias_rate must be at least 0, .* got -1"),
+        ((dual, 1, 1.0, 0.0, 0.0, [1.0]), "one for each of 2 layers"),
     ):
         with pytest.raises(ValueError, match=said):
             WideNetwork(*arguments)

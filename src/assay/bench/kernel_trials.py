@@ -99,10 +99,15 @@ class KernelTrials:
             raise UserError(f"{task.name} shows {what} only in its training split: there is nothing to advise on.")
 
     def network(self, activation: str, depth: int) -> WideNetwork:
-        """The infinitely wide network of a registered activation at its critical initialisation."""
+        """The infinitely wide network of a registered activation at its critical initialisation, its biases trained at the weights' rate.
+
+        Beside n weights of a layer one bias is nothing, but beside those of the columns it counts: ``λ_b⁰ = C_W / columns``. Without it no
+        network of rectifiers whose biases begin at 0 could tell a row from twice that row.
+        """
         dual = registered_dual(activation)
         point = critical_initialization(dual.sigma)
-        return WideNetwork(dual, depth, point.weight_variance, max(point.bias_variance, 0.0))
+        rates = (point.weight_variance / self.x.shape[1], *[0.0] * depth)
+        return WideNetwork(dual, depth, point.weight_variance, max(point.bias_variance, 0.0), bias_rate=rates)
 
     def kernel(self, activation: str, depth: int) -> Trial:
         """The tangent kernel of a depth and activation, at the ridge that is best on validation."""

@@ -2,10 +2,11 @@
 
 With weights of variance C_W / fan-in, biases of variance C_b, an identity path γ, and L hidden layers of activation φ:
 
-    K⁰ = C_b + C_W x·x',    K^ℓ = C_b + C_W E φ(u) φ(v) + γ² K^{ℓ−1},                         (u, v) ~ N(0, K^{ℓ−1})
-    Θ⁰ = K⁰,                Θ^ℓ = C_b + C_W E φ(u) φ(v) + (C_W E φ'(u) φ'(v) + γ²) Θ^{ℓ−1}.
+    K⁰ = C_b + C_W x·x',    K^ℓ = C_b + C_W E φ(u) φ(v) + γ² K^{ℓ−1},                           (u, v) ~ N(0, K^{ℓ−1})
+    Θ⁰ = λ_b⁰ + C_W x·x',   Θ^ℓ = λ_b^ℓ + C_W E φ(u) φ(v) + (C_W E φ'(u) φ'(v) + γ²) Θ^{ℓ−1}.
 
-K is the covariance of the outputs at initialisation, Θ the kernel that gradient descent of an infinitesimal rate follows. x enters as it
+K is the covariance of the outputs at initialisation, Θ the kernel that gradient descent of an infinitesimal rate follows; λ_b^ℓ is the
+learning rate of a layer's biases where its weights have C_W / fan-in: C_b unless another is given. x enters as it
 is: for a first layer that divides by its fan-in too, divide x by √columns. On the unit sphere with C_W = 1, C_b = γ = 0, E φ² = 1 they are
 ``Σ^L = φ̌(Σ^{L−1})`` and ``K^L = Σ^L + K^{L−1} φ̌'(Σ^{L−1})``.
 
@@ -16,6 +17,7 @@ Hongler (2018), Neural Tangent Kernel; Roberts, Yaida, Hanin (2022), The Princip
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -43,6 +45,7 @@ class WideNetwork:
         weight_variance: C_W > 0.
         bias_variance: C_b ≥ 0.
         residual: γ, the identity path around each hidden layer; 0 without.
+        bias_rate: λ_b, one for all layers or one for each of L + 1; None: C_b.
 
     Raises:
         ValueError: an argument out of its range.
@@ -53,6 +56,7 @@ class WideNetwork:
     weight_variance: float = 1.0
     bias_variance: float = 0.0
     residual: float = 0.0
+    bias_rate: float | Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.depth < 0 or self.depth != int(self.depth):
@@ -63,6 +67,14 @@ class WideNetwork:
             raise ValueError(f"bias_variance must be at least 0, got {self.bias_variance}")
         if not math.isfinite(self.residual):
             raise ValueError(f"residual must be finite, got {self.residual}")
+        if len(self.bias_rates) != self.depth + 1 or not all(rate >= 0 and math.isfinite(rate) for rate in self.bias_rates):
+            raise ValueError(f"bias_rate must be at least 0, one or one for each of {self.depth + 1} layers, got {self.bias_rate}")
+
+    @property
+    def bias_rates(self) -> tuple[float, ...]:
+        """``λ_b^ℓ``, ℓ = 0 … L."""
+        rate = self.bias_variance if self.bias_rate is None else self.bias_rate
+        return (float(rate),) * (self.depth + 1) if isinstance(rate, int | float) else tuple(map(float, rate))
 
     def kernel(self, x: ArrayLike, z: ArrayLike | None = None, kind: Kind = "ntk") -> np.ndarray:
         """Θ or K between rows, float64; a block of rows goes through all layers at a time, so that only the result is large.
@@ -130,13 +142,14 @@ class WideNetwork:
             Two arrays (n, m).
         """
         covariance = self.bias_variance + self.weight_variance * inner
-        tangent = covariance
-        for q, r in zip(over_x[:-1, :, None], over_z[:-1, None, :], strict=True):
+        first, *more = (rate - self.bias_variance for rate in self.bias_rates)
+        tangent = covariance + first
+        for q, r, beside in zip(over_x[:-1, :, None], over_z[:-1, None, :], more, strict=True):
             bound = np.sqrt(q * r)
             covariance = np.where(covariance > (1 - SAME) * bound, bound, covariance)
             value, slope = self.dual.expectations(q, r, covariance)
             layer = self.bias_variance + self.weight_variance * value
-            tangent = layer + (self.weight_variance * slope + self.residual**2) * tangent
+            tangent = layer + beside + (self.weight_variance * slope + self.residual**2) * tangent
             covariance = layer + self.residual**2 * covariance
         return covariance, tangent
 
@@ -147,10 +160,11 @@ class WideNetwork:
         over = self.variances(norms)
         if kind == "nngp":
             return over[-1]
-        tangent = over[0]
-        for before, after in pairwise(over):
+        first, *more = (rate - self.bias_variance for rate in self.bias_rates)
+        tangent = over[0] + first
+        for (before, after), beside in zip(pairwise(over), more, strict=True):
             slope = self.dual.expectations(before, before, before)[1]
-            tangent = after + self.weight_variance * slope * tangent + self.residual**2 * (tangent - before)
+            tangent = after + beside + self.weight_variance * slope * tangent + self.residual**2 * (tangent - before)
         return tangent
 
 
