@@ -40,6 +40,7 @@ TABLE: dict[str, dict[str, str]] = {
         "ngram-attention": "assay.nn.attention.ngram:NGramAttention",
         "lstm": "assay.nn.recurrent.reference:LSTM",
         "gru": "assay.nn.recurrent.reference:GRU",
+        "gru-original": "assay.nn.recurrent.original_gru:OriginalGRU",
         "elman": "assay.nn.recurrent.reference:Elman",
         "jordan": "assay.nn.recurrent.jordan:Jordan",
         "lstm-forget": "assay.nn.recurrent.historical:HistoricalLSTM",
