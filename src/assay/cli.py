@@ -256,12 +256,17 @@ def catalog(
     streams: Annotated[bool, typer.Option("--streams", help="Only ideas whose mixers read a stream.")] = False,
     max_state: Annotated[str | None, typer.Option(help="Only ideas whose state grows no faster, as in O(1).")] = None,
     data: Annotated[str | None, typer.Option("--for", help="Only what fits this data.")] = None,
+    instead_of: Annotated[
+        str | None, typer.Option(help="Only what can stand in the place of this idea or part, the nearest first.")
+    ] = None,
+    measured: Annotated[str | None, typer.Option(help="A study's folder: only what it measured, the best first.")] = None,
     kind: Annotated[str | None, typer.Option(help="List what is registered instead: mixer, model, task … or all.")] = None,
     format: Annotated[str, typer.Option(help="text, json, markdown or graph.")] = "text",
 ) -> None:
     """Find the field's ideas and the parts that stand for them."""
     from assay.catalogue import printing, search
     from assay.catalogue.ideas import find
+    from assay.catalogue.measured import best_first, figures
     from assay.errors import UserError
 
     if format not in printing.FORMATS:
@@ -273,10 +278,16 @@ def catalog(
         signature = tasks.open(data).signature
     wanted, filters = " ".join(words or []), {"family": family, "pattern": pattern, "status": status, "max_state": max_state}
     if kind is None:
-        typer.echo(printing.show(find(wanted, signature=signature, streams=streams, **filters), wanted, format))
+        found, seen = find(wanted, signature=signature, streams=streams, instead_of=instead_of, **filters), None
+        if measured is not None:
+            seen = figures(measured, found)
+            found = best_first(found, seen)
+        typer.echo(printing.show(found, wanted, format, seen))
         return
     if kind not in (*search.KINDS, "all"):
         raise UserError(f"--kind must be one of {', '.join(search.KINDS)} or all, not {kind!r}.")
+    if instead_of is not None or measured is not None:
+        raise UserError("--instead-of and --measured speak of ideas: leave out --kind.")
     typer.echo(printing.registered(search.catalog(wanted, kind=kind, signature=signature, streams=streams, **filters), format))
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from importlib.metadata import entry_points
 from importlib.resources import files
 from typing import Any
 
@@ -119,11 +120,34 @@ class Idea:
 
 @cache
 def ideas() -> tuple[Idea, ...]:
-    """Every idea, in the file's order."""
+    """Every idea, in the file's order; then those of other packages.
+
+    A package that registers parts ships its ideas by an entry point of the group ``assay.idea`` which names a list of mappings, each with
+    the keys of a table of ``ideas.toml``.
+
+    Raises:
+        UserError: an entry of another package is not an idea, or its id is taken.
+    """
     data = tomllib.loads((files("assay.catalogue") / "ideas.toml").read_text(encoding="utf-8"))
     if data["schema"] != SCHEMA:
         raise ValueError(f"ideas.toml has schema {data['schema']}, this reader knows {SCHEMA}")
-    return tuple(from_json(entry) for entry in data["idea"])
+    own = tuple(from_json(entry) for entry in data["idea"])
+    return own + _contributed({idea.id for idea in own})
+
+
+def _contributed(taken: set[str]) -> tuple[Idea, ...]:
+    found: list[Idea] = []
+    for point in entry_points(group="assay.idea"):
+        for entry in point.load():
+            try:
+                idea = from_json(entry)
+            except TypeError as error:
+                raise UserError(f"{point.value} holds an entry that is no idea: {error}.") from error
+            if idea.id in taken:
+                raise UserError(f"{point.value} holds an idea with the id {idea.id!r}, which is taken.")
+            taken.add(idea.id)
+            found.append(idea)
+    return tuple(found)
 
 
 def from_json(values: Mapping[str, Any]) -> Idea:
@@ -141,6 +165,7 @@ def find(
     streams: bool = False,
     max_state: str | None = None,
     signature: Signature | None = None,
+    instead_of: str | None = None,
 ) -> list[Idea]:
     """The ideas that hold all words and pass all filters; those with more of the words in their names come first.
 
@@ -152,6 +177,8 @@ def find(
         streams: only ideas whose mixers read a stream.
         max_state: only ideas whose state grows no faster, as in ``O(1)``.
         signature: only ideas with a part that accepts it.
+        instead_of: an id or the name of a part: only ideas that can stand in its place. Those that the entry names come first, then those
+            that name the entry, then related ones, then those of its family that share a pattern with it.
 
     Raises:
         UserError: a filter has an unknown value; the message lists the known ones.
@@ -165,6 +192,7 @@ def find(
         if value is not None and value not in known:
             raise UserError(f"--{name} must be one of {', '.join(known)}, not {value!r}.")
     wanted = words.casefold().split()
+    replaced = None if instead_of is None else _idea_of(instead_of)
     found = [
         idea
         for idea in ideas()
@@ -175,8 +203,39 @@ def find(
         and (not streams or idea.streams)
         and (max_state is None or _state_within(idea, max_state))
         and (signature is None or _fits(idea, signature))
+        and (replaced is None or _distance(replaced, idea) < len(_NEAR))
     ]
-    return sorted(found, key=lambda idea: (-sum(word in f"{idea.id} {idea.name}".casefold() for word in wanted), idea.id))
+
+    def order(idea: Idea) -> tuple[int, int, str]:
+        return (
+            0 if replaced is None else _distance(replaced, idea),
+            -sum(word in f"{idea.id} {idea.name}".casefold() for word in wanted),
+            idea.id,
+        )
+
+    return sorted(found, key=order)
+
+
+_NEAR: tuple[Callable[[Idea, Idea], bool], ...] = (
+    lambda idea, other: other.id in idea.instead,
+    lambda idea, other: idea.id in other.instead,
+    lambda idea, other: other.id in idea.related or idea.id in other.related,
+    lambda idea, other: other.family == idea.family and bool({*other.patterns} & {*idea.patterns}),
+)
+"""Ways in which an idea can stand in another's place, the nearest first."""
+
+
+def _distance(idea: Idea, other: Idea) -> int:
+    """Which of `_NEAR` is the first that holds; their number where none does."""
+    return next((place for place, near in enumerate(_NEAR) if other != idea and near(idea, other)), len(_NEAR))
+
+
+def _idea_of(name: str) -> Idea:
+    """The idea with this id, or the first that a part of this name stands for."""
+    for idea in sorted(ideas(), key=lambda idea: idea.id != name):
+        if name == idea.id or name in idea.parts:
+            return idea
+    raise UserError(f"No idea or part is called {name!r}; the nearest are {', '.join(nearest(name))}.")
 
 
 def nearest(words: str, count: int = 3) -> list[str]:
@@ -233,6 +292,7 @@ SCHEMA_JSON: dict[str, Any] = {
                     "cost": {"type": "object", "additionalProperties": {"type": "string"}},
                     "streams": {"type": ["boolean", "null"]},
                     "papers": {"type": "array", "items": {"type": "object", "required": ["title", "authors", "year"]}},
+                    "measured": {"type": "object", "required": ["model", "metric", "value", "runs"]},
                     **{name: {"type": "string"} for name in ("name", "summary", "why", "equation", "gap")},
                     **dict.fromkeys(("parts", "slugs", "peers", "related", "instead"), _TEXTS),
                 },

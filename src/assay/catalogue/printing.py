@@ -4,35 +4,44 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 import pandas as pd
 
 from assay import registry
 from assay.catalogue.ideas import Idea, graph, nearest, to_json
+from assay.catalogue.measured import Figure
 from assay.catalogue.search import first_sentence
 from assay.errors import MissingExtra, UserError
 
 FORMATS = ("text", "json", "markdown", "graph")
 
 
-def show(found: Sequence[Idea], words: str, format: str) -> str:
-    """The ideas found for some words, in one of `FORMATS`; an id alone, or a search with one result, shows its card."""
+def show(found: Sequence[Idea], words: str, format: str, measured: Mapping[str, Figure] | None = None) -> str:
+    """The ideas found for some words, in one of `FORMATS`; an id alone, or a search with one result, shows its card.
+
+    ``measured``, by id, stands beside the ideas as text and in JSON.
+    """
     exact = [idea for idea in found if idea.id == words]
     if format == "text" and not found:
         return f"No idea holds {words!r}; the nearest are {', '.join(nearest(words))}."
     if format == "text" and (exact or len(found) == 1):
-        return card((exact or list(found))[0])
-    shown: dict[str, Callable[[Sequence[Idea]], str]] = {"text": table, "json": as_json, "markdown": markdown, "graph": dot}
+        return card((exact or list(found))[0], measured)
+    if format in ("text", "json"):
+        return (table if format == "text" else as_json)(found, measured)
+    shown: dict[str, Callable[[Sequence[Idea]], str]] = {"markdown": markdown, "graph": dot}
     return shown[format](found)
 
 
-def table(found: Sequence[Idea]) -> str:
-    """A line an idea: id, status, what stands for it here."""
+def table(found: Sequence[Idea], measured: Mapping[str, Figure] | None = None) -> str:
+    """A line an idea: id, status, what stands for it here, and its sentence or what was measured of it."""
+    if measured:
+        return "\n".join(f"{idea.id:<31} {measured.get(idea.id, '–')}" for idea in found)
     return "\n".join(f"{idea.id:<31} {idea.status:<8} {', '.join(idea.parts) or '–':<28.28} {idea.summary}" for idea in found)
 
 
-def card(idea: Idea) -> str:
+def card(idea: Idea, measured: Mapping[str, Figure] | None = None) -> str:
     """Everything about one idea."""
     rows = [
         ("family", idea.family),
@@ -46,6 +55,7 @@ def card(idea: Idea) -> str:
         ("libraries", ", ".join(idea.peers)),
         ("related", ", ".join(idea.related)),
         ("instead", ", ".join(idea.instead)),
+        ("measured", str((measured or {}).get(idea.id, ""))),
         ("note", idea.why),
         ("not here", idea.gap),
         ("try", idea.command() or ""),
@@ -69,9 +79,13 @@ def registered(found: pd.DataFrame, format: str) -> str:
     return "\n".join(f"{row['kind']:<10} {row['name']:<24} {row['summary']}" for row in found.to_dict("records"))
 
 
-def as_json(found: Sequence[Idea]) -> str:
+def as_json(found: Sequence[Idea], measured: Mapping[str, Figure] | None = None) -> str:
     """The ideas as JSON, as `assay.catalogue.ideas.SCHEMA_JSON` describes them."""
-    return json.dumps(to_json(found), ensure_ascii=False, indent=1)
+    values = to_json(found)
+    for entry in values["ideas"]:
+        if figure := (measured or {}).get(entry["id"]):
+            entry["measured"] = asdict(figure)
+    return json.dumps(values, ensure_ascii=False, indent=1)
 
 
 def markdown(found: Sequence[Idea]) -> str:
