@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from assay.errors import described
 from assay.measure import state_bytes
+from assay.nn.mixer import StreamingMixer
 from assay.testing.rules import CheckFailed, Report, Rule, copied, require, require_close, run_rules, tensors
 
 LENGTHS = (0, 1, 2, 63, 64, 65)
@@ -109,17 +110,36 @@ class _Sequence:
 
 
 class _Mixer:
-    """The rules, as methods; each builds what it needs afresh."""
+    """The rules, as methods; each builds what it needs afresh.
+
+    Most rules compare with the whole sequence read at once, which is computed once a length and type. Rules run with gradients in float64
+    and without them in float32, so that what a mixer does for the sake of either is seen.
+    """
 
     def __init__(self, maker: Callable[[int], nn.Module], width: int) -> None:
         self.maker, self.width = maker, width
+        self._wholes: dict[tuple[int, torch.dtype], Any] = {}
+        self._inputs: tuple[str, ...] | None = None
 
     def module(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
         torch.manual_seed(seed)
         return self.maker(self.width).to(dtype).eval()
 
     def inputs(self) -> tuple[str, ...]:
-        return tuple(getattr(self.module(), "inputs", ()))
+        if self._inputs is None:
+            self._inputs = tuple(getattr(self.module(), "inputs", ()))
+        return self._inputs
+
+    def whole(self, length: int, dtype: torch.dtype = torch.float64) -> Any:
+        """What forward makes of `sequence`, without gradients."""
+        if (length, dtype) not in self._wholes:
+            sequence = self.sequence(length, dtype)
+            try:
+                with torch.no_grad():
+                    self._wholes[length, dtype] = _forward(self.module(dtype), sequence)
+            except Exception as error:
+                raise CheckFailed(f"forward of shape {tuple(sequence.x.shape)} raised {described(error)}") from error
+        return self._wholes[length, dtype]
 
     def sequence(self, length: int, dtype: torch.dtype = torch.float64) -> _Sequence:
         generator = torch.Generator().manual_seed(length)
@@ -146,19 +166,12 @@ class _Mixer:
         for dtype in TOLERANCES:
             module = self.module(dtype)
             for length in _lengths(module, dtype):
-                sequence = self.sequence(length, dtype)
-                y = self.tried(module, sequence)
+                y, shape = self.whole(length, dtype), (BATCH, length, self.width)
                 require(isinstance(y, Tensor), f"forward gave a {type(y).__name__}, not a tensor")
-                require(y.shape == sequence.x.shape, f"length {length}: input {tuple(sequence.x.shape)} gave output {tuple(y.shape)}")
+                require(y.shape == shape, f"length {length}: input {shape} gave output {tuple(y.shape)}")
                 require(y.dtype == dtype, f"input of {dtype} gave output of {y.dtype}")
                 require(bool(torch.isfinite(y).all()), f"length {length}: the output of a finite input is not finite")
         return f"lengths {', '.join(map(str, LENGTHS))}; float32 (also {LONG}) and float64"
-
-    def tried(self, module: Any, sequence: _Sequence) -> Tensor:
-        try:
-            return _forward(module, sequence)
-        except Exception as error:
-            raise CheckFailed(f"forward of shape {tuple(sequence.x.shape)} raised {described(error)}") from error
 
     def says_causal(self) -> str:
         module = self.module()
@@ -194,8 +207,9 @@ class _Mixer:
 
     def examples_alone(self) -> str:
         module, sequence = self.module(), self.sequence(20)
-        alone = torch.cat([_forward(module, sequence.examples(slice(row, row + 1))) for row in range(BATCH)])
-        require_close(_forward(module, sequence), alone, 1e-10, "a batch and its examples one by one")
+        with torch.no_grad():
+            alone = torch.cat([_forward(module, sequence.examples(slice(row, row + 1))) for row in range(BATCH)])
+        require_close(self.whole(20), alone, 1e-10, "a batch and its examples one by one")
         return ""
 
     def gradients(self) -> str:
@@ -247,9 +261,9 @@ class _Mixer:
         module, worst = self.module(torch.float32), 0.0
         low = self.module(torch.float32).to(torch.bfloat16)
         for length in (LENGTHS[-1], _longest(module)):
-            exact, rounded = self.sequence(length, torch.float32), self.sequence(length, torch.bfloat16)
+            expected = self.whole(length, torch.float32)
             with torch.no_grad():
-                expected, found = _forward(module, exact), _forward(low, rounded)
+                found = _forward(low, self.sequence(length, torch.bfloat16))
             require(found.dtype == torch.bfloat16, f"input of bfloat16 gave output of {found.dtype}")
             require(bool(torch.isfinite(found).all()), f"length {length}: the output is not finite in bfloat16")
             error = (found.float() - expected).square().mean().sqrt() / expected.square().mean().sqrt().clamp(min=1e-12)
@@ -264,40 +278,46 @@ class _Mixer:
         worst = {}
         for dtype, tolerance in TOLERANCES.items():
             module = self.module(dtype)
-            for length in _lengths(module, dtype):
-                sequence = self.sequence(length, dtype)
-                y, _ = _scan(module, sequence)
-                error = require_close(y, _forward(module, sequence), tolerance, f"scan and forward at length {length} in {dtype}")
+            # an inherited forward is the scan from the initial state
+            inherited = isinstance(module, StreamingMixer) and type(module).forward is StreamingMixer.forward
+            for length in (LENGTHS[-1],) if inherited else _lengths(module, dtype):
+                with torch.no_grad():
+                    y, _ = _scan(module, self.sequence(length, dtype))
+                error = require_close(y, self.whole(length, dtype), tolerance, f"scan and forward at length {length} in {dtype}")
                 worst[dtype] = max(worst.get(dtype, 0.0), error)
         return ", ".join(f"{str(dtype).removeprefix('torch.')} within {error:.0e}" for dtype, error in worst.items())
 
     def any_chunking(self) -> str:
+        chunkings = ((1, 64, 2, 63), (128, 1, 1), (65, 65), (0, 7, 0, 123))
         for dtype, tolerance in TOLERANCES.items():
             module, sequence = self.module(dtype), self.sequence(130, dtype)
-            expected = _forward(module, sequence)
-            for sizes in ((65, 65), (1, 64, 2, 63), (130,), (0, 7, 0, 123), (128, 1, 1)):
+            exact = dtype == torch.float64
+            for sizes in chunkings if exact else chunkings[:2]:
                 state, parts = module.initial_state(BATCH), []
-                for chunk in sequence.split(sizes):
-                    y, state = _scan(module, chunk, state)
-                    parts.append(y)
-                require_close(torch.cat(parts, 1), expected, tolerance, f"scan in chunks of {sizes} and forward in {dtype}")
+                with torch.set_grad_enabled(exact):
+                    for chunk in sequence.split(sizes):
+                        y, state = _scan(module, chunk, state)
+                        parts.append(y)
+                require_close(torch.cat(parts, 1), self.whole(130, dtype), tolerance, f"scan in chunks of {sizes} and forward in {dtype}")
         return ""
 
     def step_loop(self) -> str:
         for dtype, tolerance in TOLERANCES.items():
             module, sequence = self.module(dtype), self.sequence(65, dtype)
             state, parts = module.initial_state(BATCH), []
-            for position in range(65):
-                y, state = _step(module, sequence, position, state)
-                parts.append(y)
-            require_close(torch.stack(parts, 1), _forward(module, sequence), tolerance, f"step in a loop and forward in {dtype}")
+            with torch.set_grad_enabled(dtype == torch.float64):
+                for position in range(65):
+                    y, state = _step(module, sequence, position, state)
+                    parts.append(y)
+            require_close(torch.stack(parts, 1), self.whole(65, dtype), tolerance, f"step in a loop and forward in {dtype}")
         return ""
 
     def no_peeking_by_gradient(self) -> str:
         module, sequence = self.module(), self.sequence(30)
         sequence.x.requires_grad_()
+        y = _forward(module, sequence)
         for position in (0, 13, 28):
-            (gradient,) = torch.autograd.grad(_forward(module, sequence)[:, position].sum(), sequence.x)
+            (gradient,) = torch.autograd.grad(y[:, position].sum(), sequence.x, retain_graph=True)
             later, most = float(gradient[:, position + 1 :].abs().max()), float(gradient.abs().max())
             # A Fourier transform leaves the rounding of all positions in each; what truly looks ahead is far above it.
             found = f"the output at position {position} has a gradient of {later:.1e} with respect to later inputs"
@@ -306,9 +326,10 @@ class _Mixer:
 
     def no_peeking_by_perturbation(self) -> str:
         module, sequence = self.module(), self.sequence(70)
-        expected = _forward(module, sequence)
+        expected = self.whole(70)
         for position in (0, 31, 63, 68):
-            changed = _forward(module, sequence.changed(_from_position(position + 1, 70)))
+            with torch.no_grad():
+                changed = _forward(module, sequence.changed(_from_position(position + 1, 70)))
             what = f"outputs up to position {position}, before and after changing later inputs"
             require_close(changed[:, : position + 1], expected[:, : position + 1], 1e-10, what)
         return ""
@@ -350,10 +371,9 @@ class _Mixer:
         module, sequence, sizes = self.module(torch.float32), self.sequence(256, torch.float32), {}
         state = module.initial_state(BATCH)
         with torch.no_grad():
-            for position in range(256):
-                _, state = _step(module, sequence, position, state)
-                if position + 1 in (16, 64, 256):
-                    sizes[position + 1] = state_bytes(state) // BATCH
+            for position, chunk in zip((16, 64, 256), sequence.split((16, 48, 192)), strict=True):
+                _, state = _scan(module, chunk, state)
+                sizes[position] = state_bytes(state) // BATCH
         require(bool(tensors(state)) or not sizes[256], "the state holds no tensors")
         if sizes[16] == sizes[256]:
             return f"constant, {sizes[256]} bytes a stream"
