@@ -63,6 +63,8 @@ def _optimal(scale: Scale) -> Measured:
             x, y, _ = _points(dimension, sizes[-1], seed, 0)
             held_out, truth, posterior = _points(dimension, TESTED[scale], seed, 1)
             bayes = float(((posterior > 0.5) == truth).mean())
+            limit = float((2 * posterior * (1 - posterior) - np.minimum(posterior, 1 - posterior)).mean())
+            found.setdefault(f"excess error, 1-NN, d = {dimension}, n → ∞", []).append(limit)
             for name, make in names.items():
                 for size in sizes if name == "optimal" else sizes[-1:]:
                     excess = bayes - float(make(dimension).fit(x[:size], y[:size]).score(held_out, truth))
@@ -74,7 +76,8 @@ def _optimal(scale: Scale) -> Measured:
     reason = (
         f"the published Dirichlet classes, {', '.join(map(str, sizes))} training and {TESTED[scale]:,} test points, {seeds} seeds; "
         f"required: the excess over Bayes falls with every size for d = 1, 2, 4, 8, and at n = {sizes[-1]} it is a point below the "
-        "nearest neighbour's for d = 1, 2, 4"
+        "nearest neighbour's for d = 1, 2, 4; at d = 2, where that tends to "
+        f"{values['excess error, 1-NN, d = 2, n → ∞']:.4f}, more than which nothing can gain, the vote's rate of 1 / ln n decides"
     )
     return Measured(values, _verdict(falling and ahead, scale), reason, {name: float(np.std(each)) for name, each in found.items()}, seeds)
 
@@ -206,7 +209,9 @@ def _depth_helps(scale: Scale) -> Measured:
     reason = (
         f"Dirichlet classes, d = 2, {len(x)} training and {len(held_out)} test points; required: depth {DEPTHS[scale][-1]} at least 10 "
         "points above depth 1; a kernel matrix that is singular to rounding, as that of a polynomial of degree 3 must be, is solved with "
-        "the smallest jitter that lets it factor, which is a ridge"
+        "the smallest jitter that lets it factor, which is a ridge; the rise in the published code is its solver's: without a jitter "
+        "elimination at depth 1, of condition 1e20, does not even fit the training points (0.41 of them, 0.40 of the test points; 0.84 of "
+        "the latter at depth 10, 0.92 at 30 and 100)"
     )
     return Measured(values, _verdict(last >= first + 0.1, scale), reason)
 
