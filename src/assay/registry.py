@@ -138,6 +138,7 @@ TABLE: dict[str, dict[str, str]] = {
         "bidirectional": "assay.nn.recurrent.bidirectional:Bidirectional",
         "initialise-recurrent": "assay.nn.recurrent.initialisation:initialise_recurrent_",
         "initialise-critical": "assay.models.initialisation:initialise_critical_",
+        "learning-rate-groups": "assay.training.learning_rates:learning_rate_groups",
         "masked-recurrent-cell": "assay.nn.recurrent.masked:MaskedRecurrentCell",
         "layered-dag": "assay.nn.recurrent.layered:layered_dag",
         "hierarchical-convolution-1d": "assay.nn.convolution.hierarchical:HierarchicalConvolution1d",
