@@ -206,7 +206,17 @@ def test_domains() -> None:
 
 # ------------------------------------------------------------------------------------------------ the kernel's plan
 
-SHAPES = [(128, 512, 16, 1), (512, 128, 16, 1), (7, 28, 3, 2), (1, 1, 1, 1), (97, 97, 250, 3), (768, 3072, 16, 1), (192, 768, 1, 1)]
+SHAPES = [
+    (128, 512, 16, 1),
+    (32, 128, 16, 8),
+    (64, 256, 16, 12),
+    (512, 128, 16, 1),
+    (7, 28, 3, 2),
+    (1, 1, 1, 1),
+    (97, 97, 250, 3),
+    (768, 3072, 16, 1),
+    (192, 768, 1, 1),
+]
 
 
 @pytest.mark.parametrize("cores", [1, 2, 8])
@@ -220,7 +230,11 @@ def test_a_plan_meets_what_the_kernel_needs(shape: tuple[int, int, int, int], ve
     assert found.rows <= min(MOST_ROWS, found.task_rows)
     assert found.vectors <= MOST_VECTORS
     assert found.depth <= depth
-    assert found.tasks == heads * -(-batch // found.task_rows)
+    assert found.tasks == heads // found.bundle * -(-batch // found.task_rows)
+    assert heads % found.bundle == 0
+    assert found.bundle == 1 or 4 * depth * columns * found.bundle <= machine.second_level // 2
+    if min(found.task_rows, columns // lanes) >= 4 and columns % (2 * lanes) == 0:  # else nothing but a thin tile may fit
+        assert 4 * (found.rows + found.vectors) <= 3 * found.rows * found.vectors
     assert found.tasks % cores == 0 or found.task_rows == 1
     tiles = -(-found.task_rows // found.rows)
     assert tiles == 1 or 4 * found.depth * (found.vectors * lanes + found.rows) <= machine.first_level // 2

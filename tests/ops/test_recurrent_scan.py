@@ -192,7 +192,9 @@ def test_each_condition_alone(function: str, kind: str, backend: Any, dtype: tor
 
 
 @needs_compiler
-@pytest.mark.parametrize("tiling", [Plan(1, 1, 1, 1), Plan(5, 2, 3, 7), Plan(12, 1, 8, 16), Plan(3, 6, 100, 4), Plan(8, 3, 5, 16)])
+@pytest.mark.parametrize(
+    "tiling", [Plan(1, 1, 1, 1), Plan(5, 2, 3, 7), Plan(12, 1, 8, 16, bundle=3), Plan(3, 6, 100, 4), Plan(8, 3, 5, 16, bundle=2)]
+)
 def test_any_tiling_gives_the_same_numbers(tiling: Plan) -> None:
     """The plan decides speed alone; tiles that do not divide rows, columns or depth included."""
     functions = recurrent_scan_compiled.library()

@@ -5,8 +5,10 @@ In each step a task multiplies its rows of the batch, (task rows, depth), with o
 
 What must hold: the sums, a row of the panel and one factor are in registers at once; where several tiles of rows read a panel, a block of
 it stays in half of the first-level cache meanwhile; at most a sixteenth of the columns is padding; as many tasks as a multiple of the
-threads, where the batch has rows enough. What is preferred, in this order: few tasks, for each reads all weights; few tiles of rows; wide
-tiles; few blocks.
+threads, where the batch has rows enough. What is preferred, in this order: few tasks, for each reads all weights; tiles that are not thin,
+for each step of the sum loads rows + vectors operands for rows · vectors products, and more than ¾ of a load a product holds the arithmetic
+up; few tiles of rows; wide tiles; few blocks; many heads in a task, as far as their weights stay in half of the second-level cache and
+every thread has as many tasks as the others.
 
 Source: Pöppel, Beck, Hochreiter (2024), FlashRNN: Optimizing Traditional RNNs on Modern Hardware; their model is of a GPU, this one ours.
 """
@@ -35,8 +37,9 @@ class Plan:
         vectors: columns of a register tile, in vectors.
         depth: of the sum, that a tile goes through before the next.
         task_rows: rows of the batch that one task takes through the whole sequence.
-        tasks: heads times groups of rows.
+        tasks: bundles of heads times groups of rows.
         resident: whether a head's weights and a step's rows fit in half of the second-level cache, else they come from beyond it each step.
+        bundle: heads that one task takes through the sequence together.
     """
 
     rows: int
@@ -45,6 +48,7 @@ class Plan:
     task_rows: int
     tasks: int = 1
     resident: bool = True
+    bundle: int = 1
 
 
 @lru_cache(1024)
@@ -69,8 +73,9 @@ def plan(depth: int, columns: int, batch: int, heads: int, threads: int, process
         found["vectors"],
         found["depth"],
         found["task_rows"],
-        heads * found["groups"],
+        heads // found["bundle"] * found["groups"],
         held <= processor.second_level // 2,
+        found["bundle"],
     )
 
 
@@ -80,12 +85,15 @@ def model(depth: int, columns: int, batch: int, heads: int, threads: int, proces
     problem = Problem()
     groups = problem.variable("groups", high=batch)
     task_rows = problem.variable("task_rows", high=batch)
+    thin = problem.variable("thin", high=2)  # 2 if so
     tiles = problem.variable("tiles", high=batch)
     rows = problem.variable("rows", high=min(MOST_ROWS, batch))
     vectors = problem.variable("vectors", high=MOST_VECTORS, prefer="largest")
     panels = problem.variable("panels", high=needed)
     blocks = problem.variable("blocks", high=depth)
     block = problem.variable("depth", high=depth)
+    bundle = problem.variable("bundle", high=heads, prefer="largest")
+    problem.require(f"{heads} % bundle == 0")
     problem.require(
         ((groups * heads) % threads == 0) | (groups == batch),
         groups * task_rows >= batch,
@@ -93,10 +101,13 @@ def model(depth: int, columns: int, batch: int, heads: int, threads: int, proces
         tiles * rows >= task_rows,
         tiles * rows < tiles + task_rows,
         rows * vectors + vectors + 1 <= processor.registers,
+        (thin == 2) | (4 * rows + 4 * vectors <= 3 * rows * vectors),
         panels * vectors >= needed,
         panels * vectors <= needed + needed // PADDING,
         blocks * block >= depth,
         blocks * block < blocks + depth,
+        (bundle == 1) | ((groups * heads) % (threads * bundle) == 0),
+        (bundle == 1) | (8 * depth * lanes * bundle * panels * vectors <= processor.second_level),
         (tiles == 1) | (block * (vectors * lanes + rows) * 8 <= processor.first_level),
     )
     return problem

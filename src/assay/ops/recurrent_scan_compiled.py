@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from assay.ops.recurrent_scan import Conditions
 
 SOURCE = Path(__file__).parent / "kernels" / "recurrent_scan.cpp"
-_SIZES = ("function", "batch", "length", "heads", "size", "task_rows", "threads", "cut", "rows", "vectors", "depth")
+_SIZES = ("function", "batch", "length", "heads", "size", "task_rows", "bundle", "threads", "cut", "rows", "vectors", "depth")
 _TENSORS = (
     *("inputs", "bias", "initial", "panels", "decay", "real", "fresh", "states", "kept"),
     *("flow0", "flow1", "flow2", "flow3", "last_flow", "deltas", "bias_gradient", "initial_gradient", "decay_gradient"),
@@ -146,7 +146,8 @@ def _call(
     tensors |= {"initial": initial, "decay": decay}
     tensors["real"] = None if mask is None else mask.contiguous()
     tensors["fresh"] = None if reset is None else reset.contiguous()
-    sizes = (list(CELLS).index(function), batch, length, heads, size, tiling.task_rows, torch.get_num_threads(), int(conditions.cut))
+    shape = (list(CELLS).index(function), batch, length, heads, size)
+    sizes = (*shape, tiling.task_rows, tiling.bundle, torch.get_num_threads(), int(conditions.cut))
     clip = math.inf if conditions.clip is None else conditions.clip
     addresses = (None if (tensor := tensors.get(key)) is None else tensor.data_ptr() for key in _TENSORS)
     getattr(functions, name)(ctypes.byref(_Problem(*sizes, tiling.rows, tiling.vectors, tiling.depth, clip, *addresses)))

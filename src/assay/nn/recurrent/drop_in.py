@@ -3,7 +3,7 @@
     from assay.nn.recurrent.drop_in import LSTM  # in place of: from torch.nn import LSTM
 
 A layer is a subclass of PyTorch's and has its parameters, so a ``state_dict`` of either loads into the other. It runs the compiled form in
-float32 on a CPU where a C++ compiler is found; everything else, every export, and an `LSTM` without gradients is PyTorch's own forward.
+float32 on a CPU where a C++ compiler is found; everything else, and every export, is PyTorch's own forward.
 
 Further cells (Jordan, peepholes, coupled gates …) are not here: these are the layers that PyTorch has.
 """
@@ -134,11 +134,6 @@ class LSTM(_DropIn, nn.LSTM):
     """`torch.nn.LSTM`, as fast as `assay.ops.recurrent_scan`; arguments, shapes and errors as there, but ``proj_size`` must be 0."""
 
     states = 2
-
-    def _served(self, input: Tensor | PackedSequence, hx: Any) -> bool:
-        # Without gradients and padding PyTorch's LSTM is oneDNN's, near the processor's peak and never slower than ours.
-        ours = torch.is_grad_enabled() or isinstance(input, PackedSequence) or not torch.backends.mkldnn.is_available()
-        return ours and super()._served(input, hx)
 
     def _gates(self, suffix: str) -> tuple[Tensor, Tensor]:
         return self._blocks(f"weight_hh{suffix}", 4), self._blocks(f"bias_ih{suffix}", 4) + self._blocks(f"bias_hh{suffix}", 4)

@@ -1,7 +1,8 @@
 // Recurrences step by step, forward and backward; float32, one CPU.
 //
-// A task is one head and some rows of the batch, and walks the whole sequence alone: no thread waits for another. In each step it multiplies
-// its rows of the hidden state with the head's weights by register tiles, and then makes the new states element by element:
+// A task is some heads and some rows of the batch, and walks the whole sequence alone: no thread waits for another. In each step it multiplies
+// its rows of the hidden state with each head's weights by register tiles, and then makes the new states element by element. Heads that go
+// together touch the same pages of memory in the same step:
 //     forward   r[row, gate · size] = Σ_p h[row, p] Rᵀ[p, gate · size]
 //     backward  g[row, p]           = Σ_k δ[row, k] R[k, p]                  k over all gates and units
 // The right sides come packed in panels of as many columns as a tile has, (heads, panels, depth, VECTORS · LANES), zero beyond the last
@@ -38,7 +39,7 @@ struct Tiling {
 // gates, heads, size), decay and its gradient (batch, length, heads, size) or null; real and fresh (batch, length) bytes or null. Panels are
 // of the direction that is called.
 struct Problem {
-  int64_t function, batch, length, heads, size, task_rows, threads, cut;
+  int64_t function, batch, length, heads, size, task_rows, bundle, threads, cut;
   Tiling tiling;
   double clip;
   const float *inputs, *bias, *initial, *panels, *decay;
@@ -251,15 +252,24 @@ static inline long padded(long size) { return (size + LANES - 1) / LANES * LANES
 
 // One head and some rows: their states (or the gradients that flow back through them) between two steps.
 template <class Cell>
-struct Task {
+struct Walk {
   const Problem& p;
   const long head, first, rows, size, wide;
-  std::vector<float> held;  // (states, rows, wide)
-  std::vector<float> sums;  // of the gradients of pre-activations, (bias gates, wide)
   const long position = p.heads * p.size, plane = p.batch * p.length * position;  // numbers of a position, and of a state at all positions
+  const long depth, stride;  // of the deltas of a row
+  const Product product;
+  std::vector<float> held;  // (states, rows, wide)
+  std::vector<float> products;
+  std::vector<float> bias;    // forwards, (bias gates, wide)
+  std::vector<float> sums;    // backwards, of the gradients of pre-activations, (bias gates, wide)
+  std::vector<float> deltas;  // backwards, (rows, stride)
 
-  Task(const Problem& p, long head, long first, long rows)
-      : p(p), head(head), first(first), rows(rows), size(p.size), wide(padded(p.size)), held(Cell::STATES * rows * wide) {}
+  Walk(const Problem& p, long head, long first, long rows, bool backwards)
+      : p(p), head(head), first(first), rows(rows), size(p.size), wide(padded(p.size)), depth(Cell::RECURRENT * size), stride(depth + LANES),
+        product(p.tiling, p.panels, head, backwards ? depth : size, backwards ? size : depth, rows), held(Cell::STATES * rows * wide),
+        products(rows * product.columns() + LANES) {
+    backwards ? begin_backward() : begin_forward();
+  }
 
   float* hold(int state, long row) { return &held[(state * rows + row) * wide]; }
   long place(long row, long t) const { return (first + row) * p.length + t; }  // of a position
@@ -272,20 +282,20 @@ struct Task {
     return false;
   }
 
-  void forward() {
-    const Product product(p.tiling, p.panels, head, size, Cell::RECURRENT * size, rows);
-    const long columns = product.columns();
-    std::vector<float> products(rows * columns + LANES), bias(Cell::BIASES * wide);
+  void begin_forward() {
+    bias.assign(Cell::BIASES * wide, 0.0f);
     for (int g = 0; g < Cell::BIASES; ++g) std::copy_n(p.bias + (g * p.heads + head) * size, size, &bias[g * wide]);
     for (int s = 0; s < Cell::STATES; ++s)
       for (long row = 0; row < rows; ++row) std::copy_n(p.initial + initial(s, row), size, hold(s, row));
-    for (long t = 0; t < p.length; ++t) {
-      for (long row = 0; row < rows; ++row) read(row, t);
-      if (anyone(t)) product(held.data(), wide, rows, products.data());
-      for (long row = 0; row < rows; ++row) {
-        if (real(row, t)) step(row, t, &products[row * columns], bias.data());
+  }
+
+  void forward(long t) {
+    for (long row = 0; row < rows; ++row) read(row, t);
+    if (anyone(t)) product(held.data(), wide, rows, products.data());
+    for (long row = 0; row < rows; ++row) {
+      if (real(row, t)) step(row, t, &products[row * product.columns()]);
+      else
         for (int s = 0; s < Cell::STATES; ++s) std::copy_n(hold(s, row), size, p.states + s * plane + place(row, t) * position + head * size);
-      }
     }
   }
 
@@ -308,7 +318,7 @@ struct Task {
       for (long d = 0; d < size; d += 16) __builtin_prefetch(from + piece * stride + d, WRITTEN);
   }
 
-  void step(long row, long t, const float* products, const float* bias) {
+  void step(long row, long t, const float* sums_of_row) {
     const float* inputs = p.inputs + place(row, t) * Cell::INPUTS * position + head * size;
     float* keep = p.kept ? p.kept + place(row, t) * Cell::KEPT * position + head * size : nullptr;
     if (t + AHEAD < p.length) {
@@ -316,45 +326,55 @@ struct Task {
       fetch<true>(p.states + place(row, t + AHEAD) * position + head * size, Cell::STATES, plane);
       if (keep) fetch<true>(keep + AHEAD * Cell::KEPT * position, Cell::KEPT, position);
     }
-    for (long d = 0; d < size; d += LANES) {
-      const long count = size - d;
+    float* shown = p.states + place(row, t) * position + head * size;
+    float* held_here[Cell::STATES];
+    for (int s = 0; s < Cell::STATES; ++s) held_here[s] = hold(s, row);
+    const auto units = [&](long d, long count) __attribute__((always_inline)) {
       Vector w[Cell::INPUTS], r[Cell::RECURRENT], b[Cell::BIASES], states[Cell::STATES], kept[Cell::KEPT + 1];
 #pragma GCC unroll 5
       for (int g = 0; g < Cell::INPUTS; ++g) w[g] = load(inputs + g * position + d, count);
 #pragma GCC unroll 5
-      for (int g = 0; g < Cell::RECURRENT; ++g) r[g] = load(products + g * size + d);
+      for (int g = 0; g < Cell::RECURRENT; ++g) r[g] = load(sums_of_row + g * size + d);
 #pragma GCC unroll 5
-      for (int g = 0; g < Cell::BIASES; ++g) b[g] = load(bias + g * wide + d);
+      for (int g = 0; g < Cell::BIASES; ++g) b[g] = load(&bias[g * wide + d]);
 #pragma GCC unroll 5
-      for (int s = 0; s < Cell::STATES; ++s) states[s] = load(hold(s, row) + d);
+      for (int s = 0; s < Cell::STATES; ++s) states[s] = load(held_here[s] + d);
       Cell::forward(w, r, b, states, kept);
 #pragma GCC unroll 5
-      for (int s = 0; s < Cell::STATES; ++s) store(hold(s, row) + d, states[s]);
+      for (int s = 0; s < Cell::STATES; ++s) {
+        store(held_here[s] + d, states[s]);
+        store(shown + s * plane + d, states[s], count);
+      }
       if (keep)
 #pragma GCC unroll 5
         for (int k = 0; k < Cell::KEPT; ++k) store(keep + k * position + d, kept[k], count);
-    }
+    };
+    long d = 0;
+    for (; d + LANES <= size; d += LANES) units(d, LANES);  // a constant count leaves no test for a last vector
+    if (d < size) units(d, size - d);
   }
 
-  void backward() {
-    const long depth = Cell::RECURRENT * size, stride = depth + LANES;
-    const Product product(p.tiling, p.panels, head, depth, size, rows);
-    std::vector<float> deltas(rows * stride), products(rows * product.columns());
+  void begin_backward() {
+    deltas.assign(rows * stride, 0.0f);
     sums.assign(Cell::BIASES * wide, 0.0f);
     for (int s = 0; s < Cell::STATES; ++s)
       for (long row = 0; row < rows; ++row)
         if (p.last_flow) std::copy_n(p.last_flow + initial(s, row), size, hold(s, row));
-    for (long t = p.length - 1; t >= 0; --t) {
-      for (long row = 0; row < rows; ++row) {
-        arrive(row, t);
-        if (real(row, t)) back(row, t, &deltas[row * stride]);
-        else skip(row, t, &deltas[row * stride]);
-      }
-      if (!anyone(t)) continue;
-      if (!p.cut) product(deltas.data(), stride, rows, products.data());
-      for (long row = 0; row < rows; ++row)
-        if (real(row, t)) leave(row, t, p.cut ? nullptr : &products[row * product.columns()]);
+  }
+
+  void backward(long t) {
+    for (long row = 0; row < rows; ++row) {
+      arrive(row, t);
+      if (real(row, t)) back(row, t, &deltas[row * stride]);
+      else skip(row, t, &deltas[row * stride]);
     }
+    if (!anyone(t)) return;
+    if (!p.cut) product(deltas.data(), stride, rows, products.data());
+    for (long row = 0; row < rows; ++row)
+      if (real(row, t)) leave(row, t, p.cut ? nullptr : &products[row * product.columns()]);
+  }
+
+  void end_backward() {
     for (int s = 0; s < Cell::STATES; ++s)
       for (long row = 0; row < rows; ++row) std::copy_n(hold(s, row), size, p.initial_gradient + initial(s, row));
     float* to = p.bias_gradient + first / p.task_rows * Cell::BIASES * position + head * size;
@@ -441,13 +461,20 @@ struct Task {
 
 template <class Cell>
 static void walk(const Problem& p, bool backwards) {
-  const long groups = (p.batch + p.task_rows - 1) / p.task_rows;
+  const long groups = (p.batch + p.task_rows - 1) / p.task_rows, bundles = (p.heads + p.bundle - 1) / p.bundle;
 #pragma omp parallel for schedule(dynamic) num_threads(p.threads)
-  for (long index = 0; index < p.heads * groups; ++index) {
-    const long first = index % groups * p.task_rows;
-    Task<Cell> task(p, index / groups, first, std::min<long>(p.task_rows, p.batch - first));
-    if (backwards) task.backward();
-    else task.forward();
+  for (long task = 0; task < bundles * groups; ++task) {
+    const long first = task % groups * p.task_rows, head = task / groups * p.bundle;
+    std::vector<Walk<Cell>> walks;
+    walks.reserve(p.bundle);
+    for (long h = head; h < std::min<long>(head + p.bundle, p.heads); ++h)
+      walks.emplace_back(p, h, first, std::min<long>(p.task_rows, p.batch - first), backwards);
+    for (long step = 0; step < p.length; ++step)
+      for (Walk<Cell>& one : walks)
+        if (backwards) one.backward(p.length - 1 - step);
+        else one.forward(step);
+    if (backwards)
+      for (Walk<Cell>& one : walks) one.end_backward();
   }
 }
 

@@ -7,6 +7,7 @@
 #include <immintrin.h>
 constexpr int LANES = 16;
 #elif defined(__AVX2__)
+#include <immintrin.h>
 constexpr int LANES = 8;
 #else
 constexpr int LANES = 4;
@@ -31,8 +32,13 @@ static inline Vector reciprocal(Vector x) {
 static inline Vector nearest(Vector x) { return _mm512_roundscale_ps(x, 8); }
 static inline Vector scaled(Vector x, Vector exponent) { return _mm512_scalef_ps(x, exponent); }
 #else
+#if defined(__AVX2__)
+static inline Vector least(Vector x, Vector bound) { return _mm256_min_ps(bound, x); }
+static inline Vector greatest(Vector x, Vector bound) { return _mm256_max_ps(bound, x); }
+#else
 static inline Vector least(Vector x, Vector bound) { return x > bound ? bound : x; }
 static inline Vector greatest(Vector x, Vector bound) { return x < bound ? bound : x; }
+#endif
 static inline Vector reciprocal(Vector x) { return 1.0f / x; }
 static inline Vector nearest(Vector x) {
   const Vector rounder = all(12582912.0f);  // 1.5 · 2^23 has no room for a fraction
