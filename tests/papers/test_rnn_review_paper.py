@@ -99,6 +99,23 @@ def test_what_is_written_is_judged_by_exact_matches(no_data, monkeypatch, name: 
         assert getattr(rnn_review, name)("laptop").verdict == verdict
 
 
+@pytest.mark.parametrize(("second", "first", "verdict"), [(0.05, 0.15, "holds"), (0.12, 0.15, "fails"), (0.05, 0.04, "fails")])
+def test_hessian_free_must_solve_it_and_be_below(monkeypatch, second: float, first: float, verdict: str) -> None:
+    monkeypatch.setattr(rnn_review, "adding", lambda *_: None)
+    monkeypatch.setattr(rnn_review, "_simple", lambda *_, **options: second if options else first)
+    assert rnn_review._curvature("laptop").verdict == verdict
+
+
+@pytest.mark.parametrize(("both", "forwards", "verdict"), [(0.9, 0.8, "holds"), (0.75, 0.5, "fails"), (0.85, 0.9, "fails")])
+def test_handwriting_must_be_read_best_both_ways(monkeypatch, both: float, forwards: float, verdict: str) -> None:
+    monkeypatch.setattr(rnn_review, "digit_strings", lambda *_: SimpleNamespace(signature=None))
+    monkeypatch.setattr(rnn_review, "build_network", lambda *_, mixer, **options: mixer)
+    monkeypatch.setattr(
+        rnn_review, "trained", lambda network, *_, **options: SimpleNamespace(value=both if network == "bilstm" else forwards)
+    )
+    assert rnn_review._handwriting("laptop").verdict == verdict
+
+
 def test_the_claims_without_training_hold() -> None:
     """Closed forms and hand-set weights: these are exact, so they are run as they are."""
     for experiment in (rnn_review._gradients, rnn_review._automaton):

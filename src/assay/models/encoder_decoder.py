@@ -194,7 +194,10 @@ class SequenceEncoder(nn.Module):
 
 
 class PictureEncoder(nn.Module):
-    """Three normalised convolutions of 3 × 3, two with stride 2, pooled to a grid of regions; the regions together are the features."""
+    """Three normalised convolutions of 3 × 3, two with stride 2, pooled to a grid of regions; the regions together are the features.
+
+    Features are standardised: as a first input they stand beside embeddings of that size, and smaller ones are hardly remembered.
+    """
 
     def __init__(self, kind: Image, width: int) -> None:
         super().__init__()
@@ -203,7 +206,7 @@ class PictureEncoder(nn.Module):
         for channels, stride in ((kind.channels, 1), (width, 2), (width, 2)):
             layers += [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers, nn.AdaptiveAvgPool2d((rows, columns)))
-        self.feature = nn.Linear(rows * columns * width, width)
+        self.feature = nn.Sequential(nn.Linear(rows * columns * width, width), nn.LayerNorm(width))
 
     def forward(self, batch: Batch) -> tuple[list[State] | None, dict[str, Tensor]]:
         """No state, but the regions (batch, regions, width) and the features (batch, width)."""

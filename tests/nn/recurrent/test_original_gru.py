@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from assay.nn.recurrent.original_gru import OriginalGRU
 
 def test_with_an_open_reset_gate_it_is_the_gru_of_torch() -> None:
     torch.manual_seed(0)
+    peer: Any
     cell, peer, x = OriginalGRU(5).double(), nn.GRU(5, 5, batch_first=True).double(), torch.randn(3, 11, 5, dtype=torch.float64)
     with torch.no_grad():
         cell.bias[:5] = 1e3
