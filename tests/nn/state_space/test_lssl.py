@@ -15,11 +15,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.signal import cont2discrete
+from torch import nn
 
 from assay.contracts import Class, Series, Signature
 from assay.measure import parameter_count, state_bytes
 from assay.models import build
-from assay.nn import LSSL, LinearStateSpace, set_rate
+from assay.nn import LSSL, LinearStateSpace, set_rate, state_space_groups
 from assay.nn.state_space import linear as module
 from assay.nn.state_space.discretisation import discretise
 from assay.ops.krylov import krylov
@@ -32,6 +33,7 @@ VARIANTS = {
     "outputs of each channel's own system": partial(LSSL, state=6, outputs=3, learned="each", measure="legt"),
     "dense, held": partial(LSSL, state=5, measure="random", alpha="zoh", longest=0.01),
     "backward Euler": partial(LSSL, state=4, measure="lmu", alpha=1.0),
+    "stabilised": partial(LSSL, state=4, measure="legt", stabilise=True, even=True, activation="silu", dropout=0.2),
 }
 
 
@@ -161,6 +163,17 @@ def test_a_rate_is_a_step_size() -> None:
         assert torch.equal(system(x), before)
 
 
+def test_a_published_rate_changes_the_matrix_alone_and_is_whole() -> None:
+    system = system_of(2, 5)
+    (_, inputs), (_, twice) = system.discretised(), (setattr(system, "rate", 2), system.discretised())
+    set_rate(system, 2.3, as_published=True)
+    found = system.discretised()
+    torch.testing.assert_close(found[0], twice[0], atol=0, rtol=0)
+    torch.testing.assert_close(found[1], inputs, atol=0, rtol=0)
+    set_rate(system, 2)
+    torch.testing.assert_close(system.discretised()[1], twice[1], atol=0, rtol=0)
+
+
 def test_half_the_samples_at_twice_the_step_give_the_same_function() -> None:
     """On a slow signal; without the rate they do not."""
     torch.manual_seed(0)
@@ -245,6 +258,48 @@ def test_spectral_radius_sees_what_grows() -> None:
     assert system.spectral_radius() > 1
 
 
+def test_what_grows_is_divided_by_its_growth_and_nothing_else_is() -> None:
+    torch.manual_seed(0)
+    system = LinearStateSpace(3, 6, learned="each", even=True, stabilise=True).double()
+    torch.testing.assert_close(system.log_step.exp().detach(), torch.tensor([1e-3, 1e-2, 1e-1], dtype=torch.float64))
+    x = torch.randn(1, 400, 3, dtype=torch.float64)
+    before = system(x)
+    with torch.no_grad():
+        system.system.left[1].mul_(-1)
+        plain = copy.deepcopy(system)
+        plain.stabilise = False
+        assert plain.spectral_radius() > 1
+        assert system.spectral_radius() == pytest.approx(1)
+        after = system(x)
+    assert torch.equal(after[..., [0, 2]], before[..., [0, 2]])
+    assert after.isfinite().all()
+    with pytest.raises(ValueError, match="irregular steps go without stabilise"):
+        system.irregular(x, torch.ones(1, 400))
+
+
+def test_a_pivot_that_training_brings_near_zero_is_said() -> None:
+    system = system_of(2, 4)
+    with torch.no_grad():
+        system.system.diagonal[1] = 1e-9
+    with pytest.warns(UserWarning, match=r"a pivot of A's tridiagonal matrix below 1e-06"):
+        system.kernel(3)
+
+
+def test_groups_hold_every_parameter_once_and_move_the_system_as_far_as_said() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(LSSL(4, state=8), LSSL(4, state=8, learned="none"))
+    groups = state_space_groups(model, 1e-2)
+    assert [group["lr"] for group in groups] == [1e-2, 1e-3, pytest.approx(1e-3)]
+    assert [group["weight_decay"] for group in groups] == [0.01, 0, 0]
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(held) == sorted(id(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    before = model[0].system.system.form().shift.detach()
+    model(torch.randn(4, 50, 4)).square().mean().backward()
+    torch.optim.Adam(groups).step()
+    moved = (model[0].system.system.form().shift - before).detach().abs().max()
+    assert float(moved) == pytest.approx(1e-4, rel=0.01)
+
+
 def test_a_shared_system_learns_slowly_and_stays_stable() -> None:
     """The same step of an optimiser moves A a tenth as far as C."""
     torch.manual_seed(0)
@@ -279,7 +334,10 @@ def test_rates_reach_every_block_of_a_model() -> None:
         (lambda: LSSL(4, learned="all"), "learned must be one of none, shared, each, got 'all'"),
         (lambda: LSSL(4)(torch.zeros(2, 5, 3)), r"\(batch, length, 4\), got \(2, 5, 3\)"),
         (lambda: set_rate(LSSL(4), 0), "rate must be above 0, got 0"),
-        (lambda: set_rate(torch.nn.Linear(2, 2), 2), "Linear has no LinearStateSpace"),
+        (lambda: set_rate(nn.Linear(2, 2), 2), "Linear has no LinearStateSpace"),
+        (lambda: set_rate(LSSL(4), -1, as_published=True), "rate must be above 0, got -1"),
+        (lambda: state_space_groups(nn.Linear(2, 2), 1e-2), "Linear has no LinearStateSpace"),
+        (lambda: state_space_groups(LSSL(2), 0.0), "rates must be above 0"),
         (lambda: LinearStateSpace(2).irregular(torch.zeros(1, 3, 2), torch.ones(1, 2)), r"gaps must have shape \(1, 3\), got \(1, 2\)"),
         (lambda: LinearStateSpace(2).irregular(torch.zeros(1, 1, 2), torch.zeros(1, 1)), "gaps must be above 0, got 0"),
         (lambda: LinearStateSpace(2, alpha="zoh").irregular(torch.zeros(1, 1, 2), torch.ones(1, 1)), "got 'zoh'"),
@@ -304,7 +362,7 @@ def test_onnx_runtime_gives_the_same() -> None:
     pytest.importorskip("onnxscript")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     torch.manual_seed(0)
-    layer, x = LSSL(4, state=4).eval(), torch.randn(2, 10, 4)
+    layer, x = LSSL(4, state=2).eval(), torch.randn(2, 10, 4)
     mask = torch.arange(10).expand(2, 10) != 4
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

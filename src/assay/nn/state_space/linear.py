@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -38,7 +39,8 @@ class LinearStateSpace(StreamingMixer):
     `matrix_recurrence` from chunk to chunk. Kernels and powers are made in float64 and rounded once, for powers multiply the rounding.
 
     `rate` other than 1 multiplies every Δ: 2 reads a signal that is sampled half as often as in training (see `set_rate`). A learned A may
-    leave the stable systems; `spectral_radius` tells.
+    leave the stable systems: `spectral_radius` tells, and with ``stabilise`` a channel's Ā is divided by its spectral radius wherever that
+    is above 1. A shorter Δ would not do: under every α ≥ ½ what grows in continuous time grows at every step.
 
     Source: Gu, Johnson, Goel, Saab, Dao, Rudra, Ré (2021), Combining Recurrent, Convolutional, and Continuous-time Models with Linear
     State-Space Layers.
@@ -53,6 +55,8 @@ class LinearStateSpace(StreamingMixer):
         shortest: least Δ at the start.
         longest: largest Δ at the start.
         alpha: of the generalised bilinear transform, in [0, 1], or ``zoh``.
+        even: the steps are evenly spaced in their logarithm from channel to channel, not drawn.
+        stabilise: keep every Ā from growing; takes the eigenvalues at every discretisation.
 
     Shapes: x (batch, length, H); y (batch, length, H · M), a channel's numbers side by side; mask (batch, length), True = real; state
     (batch, H, N). The output at a masked position is ``D u``.
@@ -74,6 +78,9 @@ class LinearStateSpace(StreamingMixer):
         shortest: float = 1e-3,
         longest: float = 1e-1,
         alpha: Rule = 0.5,
+        *,
+        even: bool = False,
+        stabilise: bool = False,
     ) -> None:
         super().__init__()
         if min(channels, state, outputs) < 1:
@@ -85,13 +92,17 @@ class LinearStateSpace(StreamingMixer):
         check_rule(alpha)
         self.channels, self.size, self.outputs = channels, state, outputs
         self.alpha: Rule = alpha
+        self.stabilise = stabilise
         copies, trained = (channels,) if learned == "each" else (), learned != "none"
         make = _StructuredSystem if measure in STRUCTURED else _DenseSystem
         self.system = make(measure, state, copies, trained)
-        self.log_step = nn.Parameter(log_uniform((channels,), shortest, longest).log(), requires_grad=learned_step)
+        steps = log_uniform((channels,), shortest, longest).log()
+        steps = torch.linspace(math.log(shortest), math.log(longest), channels) if even else steps
+        self.log_step = nn.Parameter(steps, requires_grad=learned_step)
         self.output = nn.Parameter(torch.randn(channels, outputs, state))  # C
         self.skip = nn.Parameter(torch.randn(channels, outputs))  # D
         self._rate = 1.0
+        self._as_published = False
         self._kept: dict[str, tuple[object, Any]] = {}
 
     @property
@@ -103,11 +114,27 @@ class LinearStateSpace(StreamingMixer):
     def rate(self, rate: float) -> None:
         if not rate > 0 or not math.isfinite(rate):
             raise ValueError(f"rate must be above 0, got {rate}")
-        self._rate = float(rate)
+        self._rate, self._as_published = float(rate), False
+
+    def rate_as_published(self, rate: float) -> None:
+        """Set the rate as the authors' code reads it: rounded to a whole number and for Ā alone; B̄ is that of training."""
+        self.rate = max(1, round(rate))
+        self._as_published = True
 
     def discretised(self) -> tuple[Tensor, Tensor]:
         """Ā (H, N, N) and B̄ (H, N), float64."""
-        return discretise(*self.system.continuous(), self._rate * self.log_step.double().exp(), self.alpha, self.system.solver())
+        step = self.log_step.double().exp()
+        matrix, inputs = self._discretised(self._rate * step)
+        if self._as_published:
+            inputs = self._discretised(step)[1]
+        if not self.stabilise:
+            return matrix, inputs
+        with torch.no_grad():
+            growth = torch.linalg.eigvals(matrix).abs().amax(-1).clamp(min=1.0)
+        return matrix / growth[:, None, None], inputs
+
+    def _discretised(self, step: Tensor) -> tuple[Tensor, Tensor]:
+        return discretise(*self.system.continuous(), step, self.alpha, self.system.solver())
 
     def kernel(self, length: int) -> Tensor:
         """The impulse response without D, ``C Ā^l B̄``, (H · M, length), float64."""
@@ -163,7 +190,8 @@ class LinearStateSpace(StreamingMixer):
             state: before the first position, by default at rest.
 
         Raises:
-            ValueError: shapes that do not fit, a gap that is not above 0, or ``zoh``, which would need an exponential a position.
+            ValueError: shapes that do not fit, a gap that is not above 0, ``zoh``, which would need an exponential a position, or
+                ``stabilise``, which would need eigenvalues.
         """
         self._check(x)
         if gaps.shape != x.shape[:2]:
@@ -172,6 +200,8 @@ class LinearStateSpace(StreamingMixer):
             raise ValueError(f"gaps must be above 0, got {float(gaps.min()):g}")
         if isinstance(self.alpha, str):
             raise ValueError("alpha must be a number for irregular steps, got 'zoh'")
+        if self.stabilise:
+            raise ValueError("irregular steps go without stabilise: it would take the eigenvalues at every position")
         matrix, inputs = self.system.continuous()
         solve = self.system.solver() or _dense_solver(matrix)
         h = (self.initial_state(x.shape[0]) if state is None else state).double()
@@ -206,11 +236,11 @@ class LinearStateSpace(StreamingMixer):
         return self._once("chunk", CHUNK, self._made)
 
     def _once(self, name: str, length: int, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives; without a gradient it is kept until a parameter, the rate or the length changes."""
-        if torch.is_grad_enabled():
+        """What ``make`` gives; without a gradient it is kept until a parameter, the rate or the length changes; in a graph it is made."""
+        if torch.is_grad_enabled() or torch.compiler.is_exporting():
             return make()
         tensors = self.parameters()
-        version = (length, self._rate, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors))
+        version = (length, self._rate, self._as_published, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors))
         if name not in self._kept or self._kept[name][0] != version:
             self._kept[name] = (version, make())
         return self._kept[name][1]
@@ -243,13 +273,14 @@ class _Chunk(NamedTuple):
     left: Tensor
 
 
-def set_rate(model: nn.Module, rate: float) -> None:
+def set_rate(model: nn.Module, rate: float, as_published: bool = False) -> None:
     """Let every `LinearStateSpace` inside a model read at another sampling rate than it was trained at, without training.
 
     Args:
         model: any module.
         rate: length of a position in time over that in training: 2 for a signal sampled half as often, 1 as trained. Kept until set
             again; not saved with the weights.
+        as_published: round it and leave B̄ as it was, as the authors' code does: `LinearStateSpace.rate_as_published`.
 
     Raises:
         ValueError: a rate that is not above 0, or a model without such a part.
@@ -258,7 +289,46 @@ def set_rate(model: nn.Module, rate: float) -> None:
     if not parts:
         raise ValueError(f"{type(model).__name__} has no LinearStateSpace, whose steps a rate could change")
     for part in parts:
-        part.rate = rate
+        part.rate = rate  # refused here if it is none
+        if as_published:
+            part.rate_as_published(rate)
+
+
+def state_space_groups(
+    model: nn.Module, learning_rate: float, weight_decay: float = 0.01, *, system_rate: float = 1e-4, step_rate: float = 1e-3
+) -> list[dict[str, Any]]:
+    """Groups for an optimiser in which A, B and Δ of every `LinearStateSpace` learn slowly and do not decay, as published.
+
+    Args:
+        model: any module.
+        learning_rate: of everything else.
+        weight_decay: likewise.
+        system_rate: of A and B at most; in the units of A and B, not of the numbers kept for them (see `SLOWNESS`).
+        step_rate: of log Δ at most.
+
+    Returns:
+        Three groups: the rest, log Δ, A and B; without those that have no learned parameter.
+
+    Raises:
+        ValueError: a rate that is not above 0, a decay below 0, or a model without such a part.
+    """
+    if not min(learning_rate, system_rate, step_rate) > 0 or weight_decay < 0:
+        raise ValueError(
+            f"rates must be above 0 and the decay not below, got {learning_rate}, {system_rate}, {step_rate} and {weight_decay}"
+        )
+    parts = [part for part in model.modules() if isinstance(part, LinearStateSpace)]
+    if not parts:
+        raise ValueError(f"{type(model).__name__} has no LinearStateSpace, whose parameters would learn at rates of their own")
+    steps = {id(part.log_step): part.log_step for part in parts}
+    systems = {id(parameter): parameter for part in parts for parameter in part.system.parameters()}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in steps | systems]
+    groups: list[dict[str, Any]] = [
+        {"params": rest, "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": list(steps.values()), "lr": min(learning_rate, step_rate), "weight_decay": 0.0},
+        {"params": list(systems.values()), "lr": min(learning_rate, system_rate) / SLOWNESS, "weight_decay": 0.0},
+    ]
+    learned = [group | {"params": [one for one in group["params"] if one.requires_grad]} for group in groups]
+    return [group for group in learned if group["params"]]
 
 
 def _after(x: Tensor, state: Tensor, counts: Tensor, chunk: _Chunk) -> Tensor:
@@ -292,6 +362,8 @@ class _StructuredSystem(nn.Module):
 
     def continuous(self) -> tuple[Tensor, Tensor]:
         form = self.form()
+        if self.training and torch.is_grad_enabled() and form.diagonal.requires_grad and not torch.compiler.is_compiling():
+            _warn_if_nearly_singular(form)
         return form.matrix(), form.inputs()
 
     def solver(self) -> Any:
@@ -320,7 +392,17 @@ def _dense_solver(matrix: Tensor) -> Any:
     return lambda scale, right: torch.linalg.solve(identity - scale[..., None, None] * matrix, right)
 
 
+def _warn_if_nearly_singular(parts: Quasiseparable) -> None:
+    if _smallest_pivot(parts) < SMALLEST_PIVOT:
+        warnings.warn(f"training has brought a pivot of A's tridiagonal matrix below {SMALLEST_PIVOT:g}: learn A more slowly", stacklevel=4)
+
+
+def _smallest_pivot(parts: Quasiseparable) -> float:
+    with torch.no_grad():
+        return float(pivots(parts.lower, parts.diagonal, parts.upper).abs().min())
+
+
 def _refuse_singular(parts: Quasiseparable, measure: str) -> None:
-    smallest = float(pivots(parts.lower, parts.diagonal, parts.upper).abs().min())
+    smallest = _smallest_pivot(parts)
     if smallest < SMALLEST_PIVOT:
         raise ValueError(f"the tridiagonal matrix of {measure} has a pivot of {smallest:.1e}: draw it again or choose another measure")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+from typing import Any
+
 from torch import Tensor, nn
 
+from assay.nn.channel.activation import activation as make_activation
 from assay.nn.mixer import StreamingMixer
 from assay.nn.state_space.discretisation import Rule
 from assay.nn.state_space.linear import Learned, LinearStateSpace
 
 
 class LSSL(StreamingMixer):
-    """``y = W gelu(s) + c`` with s the output of a `LinearStateSpace` on x.
+    """``y = W φ(s) + c`` with s the output of a `LinearStateSpace` on x and φ = gelu, dropped out in training.
 
     A recurrence of constant state in a stream, a convolution in training, and a differential equation, which another sampling rate only
     discretises anew: `assay.nn.set_rate(model, 2)` reads a signal that is sampled half as often.
@@ -29,6 +31,9 @@ class LSSL(StreamingMixer):
         shortest: least step at the start: about one over the longest memory in positions.
         longest: largest step at the start.
         alpha: of the generalised bilinear transform, in [0, 1], or ``zoh``.
+        activation: φ, a name of `assay.nn.channel.activation.activation`.
+        dropout: on φ(s).
+        system: further options of `LinearStateSpace`: ``even``, ``stabilise``.
 
     Shapes: x (batch, length, width); mask (batch, length), True = real; state (batch, width, state).
 
@@ -49,9 +54,14 @@ class LSSL(StreamingMixer):
         shortest: float = 1e-3,
         longest: float = 1e-1,
         alpha: Rule = 0.5,
+        *,
+        activation: str = "gelu",
+        dropout: float = 0.0,
+        **system: Any,
     ) -> None:
         super().__init__()
-        self.system = LinearStateSpace(width, state, outputs, measure, learned, learned_step, shortest, longest, alpha)
+        self.system = LinearStateSpace(width, state, outputs, measure, learned, learned_step, shortest, longest, alpha, **system)
+        self.activation, self.dropout = make_activation(activation), nn.Dropout(dropout)
         self.output_projection = nn.Linear(width * outputs, width)
 
     def initial_state(self, batch_size: int) -> Tensor:
@@ -60,14 +70,17 @@ class LSSL(StreamingMixer):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""
-        return self.output_projection(F.gelu(self.system(x, mask)))
+        return self._joined(self.system(x, mask))
 
     def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mix a chunk (batch, length, width), continuing from ``state``."""
         y, state = self.system.scan(x, state, mask)
-        return self.output_projection(F.gelu(y)), state
+        return self._joined(y), state
 
     def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Mix one position (batch, width)."""
         y, state = self.system.step(x_t, state)
-        return self.output_projection(F.gelu(y)), state
+        return self._joined(y), state
+
+    def _joined(self, y: Tensor) -> Tensor:
+        return self.output_projection(self.dropout(self.activation(y)))
