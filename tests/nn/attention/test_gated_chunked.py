@@ -27,6 +27,8 @@ VARIANTS = {
     "mega, a chunk a position": partial(Mega, chunk=1, order=2, attention="relu2"),
     "mega, both ways": partial(Mega, chunk=7, order=3, causal=False),
     "mega, both ways, laplace": partial(Mega, chunk=7, order=3, causal=False, attention="laplace", bias="rotary"),
+    "mega with overlap": partial(Mega, chunk=4, order=2, overlap=True, reach=30),
+    "mega with overlap, both ways": partial(Mega, chunk=7, order=2, overlap=True, causal=False, bias="rotary"),
     "tcnca in small chunks": partial(TCNCA, chunk=5, **SMALL),
     "tcnca, both ways": partial(TCNCA, chunk=5, causal=False, **SMALL),
     "simplified": partial(SimplifiedTCNCA, chunk=5, **SMALL),
@@ -67,8 +69,9 @@ def by_the_book(layer: GatedChunkedAttention, x: torch.Tensor) -> torch.Tensor:
     queries, keys = (F.silu(shared) * layer.scale[row] + layer.shift[row] for row in (0, 1))
     outputs = []
     for i in range(len(x)):
-        start = i // layer.chunk * layer.chunk
-        stop = i + 1 if layer.causal else min(start + layer.chunk, len(x))
+        first = i // layer.chunk * layer.chunk
+        start = max(0, first - layer.overlap * layer.chunk)
+        stop = i + 1 if layer.causal else min(first + (1 + layer.overlap) * layer.chunk, len(x))
         place, others = torch.tensor([[i - start]]), torch.arange(stop - start)[None]
         bias = layer.bias(place, others)[0, 0, 0]
         scores = keys[start:stop] @ queries[i]
@@ -91,6 +94,16 @@ def test_a_block_is_the_published_gated_residual(causal: bool, attention: Any, b
     x = torch.randn(2, 3 * 4 + 2, 6, dtype=torch.float64)
     expected = torch.stack([by_the_book(layer, row) for row in x])
     torch.testing.assert_close(block(x), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("attention", "bias"), [("softmax", "simple"), ("laplace", "rotary")])
+def test_an_overlap_shows_the_neighbouring_chunk(causal: bool, attention: Any, bias: Any) -> None:
+    options: dict[str, Any] = {"attention": attention, "bias": bias, "causal": causal}
+    layer = lively(Mega(6, order=3, query_width=4, value_width=5, chunk=4, overlap=True, **options))
+    x = torch.randn(2, 3 * 4 + 2, 6, dtype=torch.float64)
+    expected = torch.stack([by_the_book(layer, row) for row in x])
+    torch.testing.assert_close(x + layer(x), expected, atol=1e-12, rtol=0)
 
 
 def test_a_block_that_normalises_after_its_sum_leaves_the_norm_to_the_block() -> None:
@@ -141,8 +154,9 @@ def test_a_stream_over_borders_is_the_whole() -> None:
     assert state.keys.shape == (2, 4, layer.query_width)
 
 
-def test_rows_may_stand_at_different_places_of_their_chunks() -> None:
-    layer = lively(Mega(6, order=3, chunk=4))
+@pytest.mark.parametrize("overlap", [False, True])
+def test_rows_may_stand_at_different_places_of_their_chunks(overlap: bool) -> None:
+    layer = lively(Mega(6, order=3, chunk=4, overlap=overlap))
     x = torch.randn(3, 23, 6, dtype=torch.float64)
     mask = torch.rand(3, 23, generator=torch.Generator().manual_seed(0)) < torch.tensor([[0.3], [0.8], [1.0]])
     state, parts = layer.initial_state(3), []
@@ -153,7 +167,8 @@ def test_rows_may_stand_at_different_places_of_their_chunks() -> None:
     assert y[~mask].abs().max() == 0
     for row in range(3):
         torch.testing.assert_close(y[row, mask[row]], layer(x[row : row + 1, mask[row]])[0], atol=1e-12, rtol=0)
-    assert state.filled.tolist() == [int(count) % 4 for count in mask.sum(1)]
+    before = 4 * overlap  # every row has read a chunk
+    assert state.filled.tolist() == [before + int(count) % 4 for count in mask.sum(1)]
 
 
 def test_chunks_without_a_real_position_are_finite_and_zero() -> None:

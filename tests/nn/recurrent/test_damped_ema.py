@@ -13,7 +13,7 @@ from assay.nn.recurrent.damped_ema import DampedEMA
 from assay.testing import check_mixer
 
 
-@pytest.mark.parametrize("options", [{"order": 1}, {"order": 3, "causal": False}])
+@pytest.mark.parametrize("options", [{"order": 1}, {"order": 3, "causal": False}, {"order": 2, "reach": 5}])
 def test_every_option_keeps_the_contract(options: dict) -> None:
     check_mixer(partial(DampedEMA, **options))
 
@@ -41,6 +41,32 @@ def test_transform_recurrence_and_kernel_agree(causal: bool) -> None:
     else:
         expected = expected + averaged(layer, x.flip(1), slice(5, 10)).flip(1)
     torch.testing.assert_close(layer(x), F.silu(expected + layer.omega * x), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_reach_ends_the_kernel_in_the_stream_too(causal: bool) -> None:
+    """Of averages so slow that the cut shows, in a stream of uneven rows."""
+    torch.manual_seed(0)
+    layer, x = DampedEMA(5, 4, causal=causal, reach=7).double(), torch.randn(2, 40, 5, dtype=torch.float64)
+    with torch.no_grad():
+        layer.delta.sub_(2)
+    kernel, expected = layer.kernel(7), layer.omega * x
+    for t in range(40):
+        for lag in range(7):
+            if t >= lag:
+                expected[:, t] = expected[:, t] + kernel[:5, lag] * x[:, t - lag]
+            if not causal and t + lag < 40:
+                expected[:, t] = expected[:, t] + kernel[5:, lag] * x[:, t + lag]
+    torch.testing.assert_close(layer(x), F.silu(expected), atol=1e-12, rtol=0)
+    if causal:
+        mask = torch.ones(2, 40, dtype=torch.bool)
+        mask[1, 5:20] = False
+        state, parts = layer.initial_state(2), []
+        for piece, real in zip(x.split([3, 1, 9, 27], 1), mask.split([3, 1, 9, 27], 1), strict=True):
+            y, state = layer.scan(piece, state, real)
+            parts.append(y)
+        torch.testing.assert_close(torch.cat(parts, 1), layer(x, mask), atol=1e-12, rtol=0)
+        assert state_bytes(state) == 2 * 8 * (5 * 4 + 7 * 5)
 
 
 def one_average(delta: float, alpha: float) -> DampedEMA:
@@ -101,6 +127,8 @@ def test_the_state_does_not_grow() -> None:
 def test_bad_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="width and order must be at least 1, got 8 and 0"):
         DampedEMA(8, 0)
+    with pytest.raises(ValueError, match="reach must be at least 1, got 0"):
+        DampedEMA(8, reach=0)
     with pytest.raises(ValueError, match=r"\(batch, length, 8\), got \(2, 5, 7\)"):
         DampedEMA(8)(torch.zeros(2, 5, 7))
     with pytest.raises(ValueError, match="sees the future"):

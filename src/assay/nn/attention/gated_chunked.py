@@ -33,7 +33,8 @@ MEAN, SPREAD = math.sqrt(0.5), math.sqrt(0.25 / math.pi)
 class ChunkState(NamedTuple):
     """The state of what reaches far, and the chunk that is being read: ``filled`` (batch,) of its keys and values are there, others are 0.
 
-    ``keys`` (batch, chunk − 1, query width), ``values`` (batch, chunk − 1, value width): a chunk that is full is forgotten.
+    ``keys`` (batch, chunk − 1, query width), ``values`` (batch, chunk − 1, value width): a chunk that is full is forgotten. With an overlap
+    the chunk before stands in front of it, and there is room for 2 · chunk − 1.
     """
 
     long_range: State
@@ -50,9 +51,11 @@ class GatedChunkedAttention(StreamingMixer):
         H = silu(h + W_h (O ∘ r));  y = u ∘ (H − x)
 
     f is ``softmax`` (scores scaled by query width^−½), ``laplace`` (`laplace`) or ``relu2``, the square of relu; the last two divide scores
-    by the number of keys that a query sees. In a block, ``x + y = (1 − u) ∘ x + u ∘ H``, the published gated residual; since y needs x
-    itself, the norm is in here and the block around puts none before (``normalises``). All that crosses the border of a chunk comes
-    through M. Linear in the length; a step costs O(chunk) and M's step.
+    by the number of keys that a query sees. With an ``overlap`` a query also sees all of the chunk before its own (not causal: and of the
+    chunk after it), so that it always sees at least ``chunk`` positions back, at twice the cost. In a block,
+    ``x + y = (1 − u) ∘ x + u ∘ H``, the published gated residual; since y needs x itself, the norm is in here and the block around puts
+    none before (``normalises``). All that crosses a border from farther away comes through M. Linear in the length; a step costs O(chunk)
+    and M's step.
 
     Source: Ma, Zhou, Kong, He, Gui, Neubig, May, Zettlemoyer (2022), Mega: Moving Average Equipped Gated Attention.
 
@@ -64,6 +67,7 @@ class GatedChunkedAttention(StreamingMixer):
         long_range: M: ``ema`` (`DampedEMA`), ``tcn`` (`DilatedTCN`), or a mixer of your own.
         attention: f.
         bias: of the scores, by offset: ``simple``, a learned number each, or ``rotary`` (`RotaryBias`).
+        overlap: whether the neighbouring chunk is seen, too; published without.
         input_norm: ``layer`` or ``rms``; ``none`` where the block normalises after its sum.
         causal: a position sees itself and what is before it; else its whole chunk, and M both sides.
         dropout: on S and H.
@@ -89,6 +93,7 @@ class GatedChunkedAttention(StreamingMixer):
         attention: Weighting = "softmax",
         bias: Bias = "simple",
         *,
+        overlap: bool = False,
         input_norm: str = "layer",
         causal: bool = True,
         dropout: float = 0.0,
@@ -106,16 +111,17 @@ class GatedChunkedAttention(StreamingMixer):
         for name, value, known in (("attention", attention, Weighting), ("bias", bias, Bias)):
             if value not in get_args(known):
                 raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
-        self.width, self.chunk, self.attention, self.causal = width, chunk, attention, causal
+        self.width, self.chunk, self.overlap, self.attention, self.causal = width, chunk, overlap, attention, causal
         self.normalises = input_norm != "none"
         self.norm = make_norm(input_norm, width) if self.normalises else nn.Identity()
         self.long_range: Any = _long_range(long_range, width, causal)
-        _warn_if_blind(self.long_range, chunk)
+        self.span = 2 * chunk if overlap else chunk
+        _warn_if_blind(self.long_range, self.span)
         self.value_projection = nn.Linear(width, self.value_width)
         self.gate_projection = nn.Linear(width, 2 * width + self.query_width + self.value_width)
         self.scale = nn.Parameter(DEVIATION * torch.randn(2, self.query_width))
         self.shift = nn.Parameter(torch.zeros(2, self.query_width))
-        self.bias = _bias(bias, chunk, self.query_width)
+        self.bias = _bias(bias, self.span, self.query_width)
         self.dropout, self.hidden_dropout, self.attention_dropout = nn.Dropout(dropout), nn.Dropout(hidden_dropout), attention_dropout
         self.output_projection = nn.Linear(self.value_width, width)
         for layer in (self.value_projection, self.gate_projection, self.output_projection):
@@ -133,7 +139,7 @@ class GatedChunkedAttention(StreamingMixer):
         """An empty chunk."""
         if not self.causal:
             raise ValueError(f"{type(self).__name__}(causal=False) sees the future: it has no state and cannot read a stream")
-        keys, values = (self.scale.new_zeros(batch_size, self.chunk - 1, width) for width in (self.query_width, self.value_width))
+        keys, values = (self.scale.new_zeros(batch_size, self.span - 1, width) for width in (self.query_width, self.value_width))
         filled = torch.zeros(batch_size, dtype=torch.long, device=self.scale.device)
         return ChunkState(self.long_range.initial_state(batch_size), keys, values, filled)
 
@@ -178,16 +184,34 @@ class GatedChunkedAttention(StreamingMixer):
         size = max(1, min(self.chunk, length))
         padding = -length % size
         queries, keys, values = (F.pad(part, (0, 0, 0, padding)).unflatten(1, (-1, size)) for part in (queries, keys, values))
-        places = torch.arange(size, device=queries.device)[None]
+        if self.overlap:
+            keys, values = self._with_neighbours(keys), self._with_neighbours(values)
+        places, others = (torch.arange(count, device=queries.device)[None] for count in (size, keys.shape[2]))
+        places = places + (size if self.overlap else 0)
+        seen = self._seen_in_chunks(queries, places, others, length, real)
+        return self._weighted(queries, keys, values, self.bias(places, others), seen).flatten(1, 2)[:, :length]
+
+    def _seen_in_chunks(self, queries: Tensor, places: Tensor, others: Tensor, length: int, real: Tensor | None) -> Tensor | None:
+        """Which keys the queries (batch, chunks, size, …) of a sequence of ``length`` see; None for all of their own chunk."""
+        count, size = queries.shape[1:3]
         if self.causal:  # what fills up the last chunk comes later than all that is real
-            seen = places <= places.T
-        elif padding or real is not None:
-            real = torch.ones(len(queries), length, dtype=torch.bool, device=queries.device) if real is None else real
-            seen = F.pad(real, (0, padding)).unflatten(1, (-1, size))[:, :, None]
-            seen = seen | ~seen.any(-1, keepdim=True)  # a row without any key would have no softmax
-        else:
-            seen = None
-        return self._weighted(queries, keys, values, self.bias(places, places), seen).flatten(1, 2)[:, :length]
+            seen = others <= places.T
+            if not self.overlap:
+                return seen
+            return seen & self._with_neighbours(seen.new_ones(1, count, size, 1))[..., 0][:, :, None]
+        if not self.overlap and real is None and length == count * size:
+            return None
+        real = torch.ones(len(queries), length, dtype=torch.bool, device=queries.device) if real is None else real
+        there = F.pad(real, (0, count * size - length)).unflatten(1, (-1, size))
+        seen = (self._with_neighbours(there[..., None])[..., 0] if self.overlap else there)[:, :, None]
+        return seen | ~seen.any(-1, keepdim=True)  # a row without any key would have no softmax
+
+    def _with_neighbours(self, chunks: Tensor) -> Tensor:
+        """Every chunk (batch, chunks, size, width) behind the one before it, and not causal, before the one after it; zeros at the ends."""
+        around = [F.pad(chunks, (0, 0, 0, 0, 1, 0))[:, :-1], chunks]
+        if not self.causal:
+            around.append(F.pad(chunks, (0, 0, 0, 0, 0, 1))[:, 1:])
+        return torch.cat(around, 2)
 
     def _attend_stream(
         self, queries: Tensor, keys: Tensor, values: Tensor, state: ChunkState, mask: Tensor | None
@@ -202,7 +226,7 @@ class GatedChunkedAttention(StreamingMixer):
         keys, values = (_laid(old, new, places) for old, new in ((state.keys, keys), (state.values, values)))
         if length < self.chunk:
             entries = torch.arange(keys.shape[1], device=keys.device)
-            seen = (entries <= places[..., None]) & (entries // self.chunk == places[..., None] // self.chunk)
+            seen = (entries <= places[..., None]) & (entries // self.chunk >= places[..., None] // self.chunk - int(self.overlap))
             bias = self.bias(places, entries[None])
             attended = self._weighted(queries[:, None], keys[:, None], values[:, None], bias, seen[:, None])[:, 0]
         else:
@@ -213,11 +237,12 @@ class GatedChunkedAttention(StreamingMixer):
         return attended, self._rest(keys, values, state, counts)
 
     def _rest(self, keys: Tensor, values: Tensor, state: ChunkState, counts: Tensor) -> ChunkState:
-        """The chunk that is not full yet."""
+        """The chunk that is not full yet, with an overlap behind the one before it."""
         reached = state.filled + counts
-        filled = reached % self.chunk
-        within = torch.arange(self.chunk - 1, device=keys.device)
-        index = ((reached - filled)[:, None] + within).clamp(max=max(0, keys.shape[1] - 1))[..., None]
+        passed = self.chunk * (reached // self.chunk - int(self.overlap)).clamp(min=0)
+        filled = reached - passed
+        within = torch.arange(self.span - 1, device=keys.device)
+        index = (passed[:, None] + within).clamp(max=max(0, keys.shape[1] - 1))[..., None]
         there = (within < filled[:, None])[..., None]
         rest = [torch.where(there, part.gather(1, index.expand(-1, -1, part.shape[2])), 0.0) for part in (keys, values)]
         return ChunkState(state.long_range, rest[0], rest[1], filled)
@@ -248,6 +273,7 @@ class Mega(GatedChunkedAttention):
     Args:
         width: numbers per position.
         order: moving averages of a channel.
+        reach: positions that an average sees, None for all (published as truncation).
         causal: as `GatedChunkedAttention`'s.
         options: of `GatedChunkedAttention`, but for ``long_range``.
 
@@ -255,8 +281,8 @@ class Mega(GatedChunkedAttention):
         ValueError: as `GatedChunkedAttention` and `DampedEMA`.
     """
 
-    def __init__(self, width: int, *, order: int = 16, causal: bool = True, **options: Any) -> None:
-        super().__init__(width, long_range=DampedEMA(width, order, causal=causal), causal=causal, **options)
+    def __init__(self, width: int, *, order: int = 16, reach: int | None = None, causal: bool = True, **options: Any) -> None:
+        super().__init__(width, long_range=DampedEMA(width, order, causal=causal, reach=reach), causal=causal, **options)
 
 
 class TCNCA(GatedChunkedAttention):
