@@ -29,21 +29,26 @@ def draw(length: int, depth: int = 2, batch: int = 2, heads: int = 2, width: int
     return memory, [queries, keys, values, step, normal(batch, heads, length), normal(batch, heads, length)]
 
 
-def loop(memory, queries, keys, values, step, forget, momentum, chunk):
+def loop(memory, queries, keys, values, step, forget, momentum, chunk, gain=None):
     """The paper's equations, a row, a head and a position at a time, with autograd."""
     outputs = torch.zeros_like(values)
+
+    def through(weights, x):
+        y = apply_memory(weights, x)
+        return y if gain is None else x + (1 + gain[head]) * F.layer_norm(y, y.shape)
+
     for row, head in product(*map(range, queries.shape[:2])):
         weights = [layer[head].clone() for layer in memory]
         surprise = [torch.zeros_like(layer) for layer in weights]
         for t in range(queries.shape[2]):
             if t % chunk == 0:
                 anchor = [layer.detach().requires_grad_() for layer in weights]
-            loss = (apply_memory(anchor, keys[row, head, t]) - values[row, head, t]).square().sum()
+            loss = (through(anchor, keys[row, head, t]) - values[row, head, t]).square().sum()
             gradients = torch.autograd.grad(loss, anchor)
             eta, alpha = momentum[row, head, t].sigmoid(), forget[row, head, t].sigmoid()
             surprise = [eta * s - step[row, head, t] * u for s, u in zip(surprise, gradients, strict=True)]
             weights = [(1 - alpha) * layer + s for layer, s in zip(weights, surprise, strict=True)]
-            outputs[row, head, t] = apply_memory(weights, queries[row, head, t])
+            outputs[row, head, t] = through(weights, queries[row, head, t])
     return outputs.detach()
 
 
@@ -54,6 +59,18 @@ def test_outputs_are_those_of_a_loop(depth: int, chunk: int, implementation: str
     memory, arguments = draw(12, depth)
     found, _ = surprise_scan(*arguments, initial_surprise(memory, 2, chunk), chunk=chunk, implementation=implementation)
     torch.testing.assert_close(found, loop(memory, *arguments, chunk), atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("implementation", ["recurrent", "chunked"])
+def test_a_normalised_residual_is_that_of_a_loop(depth: int, implementation: str) -> None:
+    memory, arguments = draw(12, depth)
+    gain = torch.tensor([[0.5, -0.2, 0.1], [0.0, 2.0, -1.5]], dtype=torch.float64)
+    options = {"chunk": CHUNK, "implementation": implementation}
+    found, _ = surprise_scan(*arguments, initial_surprise(memory, 2, CHUNK), gain=gain, **options)
+    torch.testing.assert_close(found, loop(memory, *arguments, CHUNK, gain), atol=1e-11, rtol=0)
+    with pytest.raises(ValueError, match=r"gain must have shape .* \(2, 3\), got \(2, 4\)"):
+        surprise_scan(*arguments, initial_surprise(memory, 2, CHUNK), gain=torch.zeros(2, 4), **options)
 
 
 def run(memory, arguments, forget=True, momentum=True, mask=None, sizes=None, **options):

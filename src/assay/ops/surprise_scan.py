@@ -16,6 +16,9 @@ beginning of the stream. A chunk of one is the plain recurrence. The gradient at
 and a vector is sent through the layer of M_t by products with M′, S′ and the a's alone: ``h M_t = β_t h M′ + γ_t h S′ − Σ_i C_ti θ_i
 (h · a_i) g_i``. No weights of a single position are ever formed, however deep the memory is.
 
+With a ``gain`` g the memory is ``x + (1 + g) ∘ LayerNorm(M(x))``: it starts from what it is given, and its output keeps its size however
+long the weights grow. g is learned outside alone; only the last error changes, by the norm's derivative.
+
 Source: Behrouz, Zhong, Mirrokni (2024), Titans: Learning to Memorize at Test Time. That every layer can be read at every position this
 way is ours; there chunks are parallel, and how they are read is left open.
 """
@@ -38,6 +41,7 @@ Gates = Literal["token", "chunk"]
 Read = Literal["token", "after", "before"]
 Weights: TypeAlias = tuple[Tensor, ...]
 """One matrix a layer, (batch, heads, entering, leaving)."""
+NORM_EPSILON = 1e-5
 POSITIONS = 1024
 """Positions whose chunks are read together: more would hold more copies of the weights at once and be no faster."""
 
@@ -76,15 +80,21 @@ def initial_surprise(memory: Sequence[Tensor], batch_size: int, chunk: int, forg
     return SurpriseState(weights, surprise, pending, torch.zeros(batch_size, dtype=torch.long, device=pending.device))
 
 
-def apply_memory(weights: Sequence[Tensor], x: Tensor) -> Tensor:
-    """``M(x)`` without an update: x (…, length, entering) through weights (…, entering, leaving) with GELU between the layers."""
+def apply_memory(weights: Sequence[Tensor], x: Tensor, gain: Tensor | None = None) -> Tensor:
+    """``M(x)`` without an update: x (…, length, entering) through weights (…, entering, leaving) with GELU between the layers.
+
+    With a ``gain`` (heads, width): ``x + (1 + gain) ∘ LayerNorm(M(x))``.
+    """
     *inner, last = weights
+    h = x
     for layer in inner:
-        x = F.gelu(x @ layer)
-    return x @ last
+        h = F.gelu(h @ layer)
+    return _added(x, h @ last, gain)
 
 
-def gradient_factors(weights: Sequence[Tensor], keys: Tensor, values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def gradient_factors(
+    weights: Sequence[Tensor], keys: Tensor, values: Tensor, gain: Tensor | None = None
+) -> tuple[list[Tensor], list[Tensor]]:
     """What enters each layer, a (…, length, entering), and the errors g (…, length, leaving): position i's gradient is ``a_iᵀ g_i``.
 
     The gradient is that of ``‖M(k) − v‖²``, in plain operations, so that it can be differentiated again.
@@ -93,13 +103,14 @@ def gradient_factors(weights: Sequence[Tensor], keys: Tensor, values: Tensor) ->
         weights: of the memory, (…, entering, leaving) a layer.
         keys: k (…, length, key width).
         values: v (…, length, value width).
+        gain: as `apply_memory`'s.
     """
     inputs, slopes = [keys], []
     for layer in weights[:-1]:
         before = inputs[-1] @ layer
         slopes.append(_gelu_slope(before))
         inputs.append(F.gelu(before))
-    errors = [2 * (inputs[-1] @ weights[-1] - values)]
+    errors = [_last_error(keys, inputs[-1] @ weights[-1], values, gain)]
     for layer, slope in zip(reversed(weights[1:]), reversed(slopes), strict=True):
         errors.append(errors[-1] @ layer.transpose(-1, -2) * slope)
     return inputs, errors[::-1]
@@ -119,6 +130,7 @@ def surprise_scan(
     gates: Gates = "token",
     read: Read = "token",
     largest_gradient: float | None = None,
+    gain: Tensor | None = None,
     implementation: Implementation = "auto",
 ) -> tuple[Tensor, SurpriseState]:
     """Outputs ``o_t = M_t(q_t)`` of the memory that learns ``M(k) ≈ v`` as it reads, continuing from ``state``.
@@ -138,6 +150,7 @@ def surprise_scan(
         read: ``token`` reads M_t itself. ``before`` reads the memory of the ⌊t / chunk⌋ chunks that ended before position t (from 0),
             ``after`` that of ⌊(t + 1) / chunk⌋, so that a chunk's last position sees its chunk.
         largest_gradient: a position's gradient, over all layers together, is scaled down to this norm; None for no limit.
+        gain: (heads, width) of the normalised residual around the memory, which then maps a width to itself; None for none.
         implementation: ``recurrent`` a position at a time with `torch.autograd.grad`, the reference; ``chunked``; ``auto`` is that.
 
     Returns:
@@ -147,6 +160,10 @@ def surprise_scan(
         ValueError: shapes that do not fit each other, or an option that has none of the values named.
     """
     _check(queries, keys, values, (step, forget, momentum), state, mask, chunk, (gates, read, implementation), largest_gradient)
+    if gain is not None and not tuple(gain.shape) == (keys.shape[1], keys.shape[3]) == (values.shape[1], values.shape[3]):
+        raise ValueError(
+            f"gain must have shape (heads, width) of keys and values alike, {(keys.shape[1], keys.shape[3])}, got {tuple(gain.shape)}"
+        )
     if values.shape[2] == 0:
         return values, state
     dtype = state.pending.dtype
@@ -165,7 +182,7 @@ def surprise_scan(
     for start in range(0, learned.keys.shape[2], together):
         piece = learned.piece(start, start + together)
         complete = full[:, start : start + together] if isinstance(full, Tensor) else max(0, full - start)
-        outputs, weights, surprise = run(piece, weights, surprise, complete, gates, read, largest_gradient)
+        outputs, weights, surprise = run(piece, weights, surprise, complete, gates, read, largest_gradient, gain)
         parts.append(outputs.flatten(2, 3))
     outputs = torch.cat(parts, 2)
     return _own_outputs(outputs, packing, state, values.shape[2]).to(values.dtype), _after(tokens, packing, state, weights, surprise, chunk)
@@ -302,7 +319,14 @@ def _rates_by_chunk(chunks: _Chunks) -> _Rates:
 
 
 def _chunked(
-    chunks: _Chunks, weights: Weights, surprise: Weights, complete: Tensor | int, gates: Gates, read: Read, limit: float | None
+    chunks: _Chunks,
+    weights: Weights,
+    surprise: Weights,
+    complete: Tensor | int,
+    gates: Gates,
+    read: Read,
+    limit: float | None,
+    gain: Tensor | None,
 ) -> tuple[Tensor, Weights, Weights]:
     rates = _rates(chunks, gates, read)
     ends = [rate.unbind(2) for rate in (rates.end_keep, rates.end_carry, rates.end_write, rates.momentum, rates.added)]
@@ -310,7 +334,7 @@ def _chunked(
     for place, (keys, values, keep, carry, write, momentum, added) in enumerate(
         zip(chunks.keys.unbind(2), chunks.values.unbind(2), *ends, strict=True)
     ):
-        entering, wrong = gradient_factors(weights, keys, values)
+        entering, wrong = gradient_factors(weights, keys, values, gain)
         if limit is not None:
             wrong = _limited(entering, wrong, limit)
         starts.append(weights)
@@ -332,7 +356,7 @@ def _chunked(
             moving = torch.stack([start[layer] for start in starts_of_surprise], 2)
             read_out = read_out + rates.carry[..., None] * (outputs @ moving)
         outputs = read_out - (outputs @ a.transpose(-1, -2) * rates.write) @ g
-    return outputs, weights, surprise
+    return _added(chunks.queries, outputs, gain), weights, surprise
 
 
 def _moved(
@@ -369,6 +393,27 @@ def _limited(inputs: list[Tensor], errors: list[Tensor], limit: float) -> list[T
     return [factor * g for g in errors]
 
 
+def _added(x: Tensor, y: Tensor, gain: Tensor | None) -> Tensor:
+    """``x + (1 + gain) ∘ LayerNorm(y)`` for x and y (batch, heads, …, width); y without a gain."""
+    return y if gain is None else x + (1 + _wide(gain, y)) * F.layer_norm(y, y.shape[-1:], eps=NORM_EPSILON)
+
+
+def _last_error(keys: Tensor, y: Tensor, values: Tensor, gain: Tensor | None) -> Tensor:
+    """The derivative of ``‖M(k) − v‖²`` by y, what the last layer gives."""
+    if gain is None:
+        return 2 * (y - values)
+    scale = 1 + _wide(gain, y)
+    inverse = torch.rsqrt(y.var(-1, correction=0, keepdim=True) + NORM_EPSILON)
+    normal = (y - y.mean(-1, keepdim=True)) * inverse
+    wrong = 2 * (keys + scale * normal - values) * scale
+    return inverse * (wrong - wrong.mean(-1, keepdim=True) - normal * (wrong * normal).mean(-1, keepdim=True))
+
+
+def _wide(gain: Tensor, like: Tensor) -> Tensor:
+    """(heads, width) beside (batch, heads, …, width)."""
+    return gain.to(like.dtype).reshape(len(gain), *[1] * (like.ndim - 3), -1)
+
+
 def _gelu_slope(x: Tensor) -> Tensor:
     """``Φ(x) + x φ(x)``, the derivative of ``x Φ(x)``."""
     return 0.5 * (1 + torch.erf(x * math.sqrt(0.5))) + x * torch.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
@@ -378,7 +423,14 @@ def _gelu_slope(x: Tensor) -> Tensor:
 
 
 def _recurrent(
-    chunks: _Chunks, weights: Weights, surprise: Weights, complete: Tensor | int, gates: Gates, read: Read, limit: float | None
+    chunks: _Chunks,
+    weights: Weights,
+    surprise: Weights,
+    complete: Tensor | int,
+    gates: Gates,
+    read: Read,
+    limit: float | None,
+    gain: Tensor | None,
 ) -> tuple[Tensor, Weights, Weights]:
     outputs = []
     size = chunks.step.shape[3]
@@ -395,7 +447,7 @@ def _recurrent(
         )
         for at in range(size):
             keys, values, query = (x[:, :, place, at, None] for x in (chunks.keys, chunks.values, chunks.queries))
-            gradient = _gradient(anchor, keys, values, limit)
+            gradient = _gradient(anchor, keys, values, limit, gain)
             step = chunks.step[:, :, place, at, None, None]
             last = at == size - 1
             # with gates a chunk the old surprise fades once, at its beginning, and the weights move once, at its end
@@ -406,7 +458,7 @@ def _recurrent(
                 keep = 1.0 if forget is None else 1 - _gate(forget, at)
                 weights = tuple(keep * layer + s for layer, s in zip(weights, moving, strict=True))
             seen = weights if read == "token" or (read == "after" and last) else anchor
-            outputs.append(apply_memory(seen, query)[:, :, 0])
+            outputs.append(apply_memory(seen, query, gain)[:, :, 0])
         moved = (weights, moving if surprise else ())
         if isinstance(complete, Tensor):
             moved = _where(complete[:, place], moved, before)
@@ -421,11 +473,11 @@ def _gate(gate: Tensor, at: int) -> Tensor:
     return gate[..., min(at, gate.shape[-1] - 1), None, None]
 
 
-def _gradient(weights: Weights, keys: Tensor, values: Tensor, limit: float | None) -> Weights:
+def _gradient(weights: Weights, keys: Tensor, values: Tensor, limit: float | None, gain: Tensor | None) -> Weights:
     recorded = torch.is_grad_enabled()
     with torch.enable_grad():
         leaves = tuple(layer if layer.requires_grad else layer.detach().requires_grad_() for layer in weights)
-        loss = (apply_memory(leaves, keys) - values).square().sum()
+        loss = (apply_memory(leaves, keys, gain) - values).square().sum()
         found = torch.autograd.grad(loss, leaves, create_graph=recorded)
     if limit is None:
         return found

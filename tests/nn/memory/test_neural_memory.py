@@ -18,6 +18,7 @@ VARIANTS = {
     "linear": partial(NeuralMemory, layers=1, chunk=9),
     "deep, gates a chunk": partial(NeuralMemory, layers=4, expansion=1, heads=2, gates="chunk", read="after", chunk=21),
     "a memory that lags": partial(NeuralMemory, chunk=11, heads=1, read="before"),
+    "a residual around it": partial(NeuralMemory, residual=True, chunk=11, heads=1, normalised=False, rate=0.02),
     "nothing optional": partial(NeuralMemory, momentum=False, forget=False, kernel_size=None, head_width=3, heads=2),
     "small steps without a limit": partial(NeuralMemory, largest_gradient=None, chunk=64, rate=0.01),
 }
@@ -31,13 +32,15 @@ def test_every_option_keeps_the_contract(name: str) -> None:
 def loop(layer: NeuralMemory, x: torch.Tensor) -> torch.Tensor:
     """The layer's equations, one row, head and position at a time, with autograd's gradients."""
     heads, size, outputs = layer.heads, layer.head_width, []
-    projected = F.silu(layer.convolution(layer.input_projection(x)))  # pyright: ignore[reportOptionalCall]
+    projected = layer.convolution(layer.input_projection(x))  # pyright: ignore[reportOptionalCall]
+    projected = F.silu(projected) if layer.activated else projected
     for row, x_row in zip(projected, x, strict=True):
         weights = [part.detach().clone() for part in layer.memory]
         moving = [torch.zeros_like(part) for part in weights]
         for t, numbers in enumerate(row):
             query, key, value = numbers.view(3, heads, 1, size)
-            query, key = (part / (part.square().sum(-1, keepdim=True) + 1e-6).sqrt() for part in (query, key))
+            if layer.normalised:
+                query, key = (part / (part.square().sum(-1, keepdim=True) + 1e-6).sqrt() for part in (query, key))
             if t % layer.chunk == 0:
                 anchor = [part.detach().requires_grad_() for part in weights]
             with torch.enable_grad():
@@ -51,10 +54,12 @@ def loop(layer: NeuralMemory, x: torch.Tensor) -> torch.Tensor:
     return torch.stack(outputs).view_as(x)
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_outputs_are_those_of_a_loop(depth: int) -> None:
+@pytest.mark.parametrize(("depth", "plain"), [(1, False), (2, False), (2, True)])
+def test_outputs_are_those_of_a_loop(depth: int, plain: bool) -> None:
     torch.manual_seed(0)
-    layer, x = NeuralMemory(8, 2, layers=depth, chunk=4, largest_gradient=None).double(), torch.randn(2, 18, 8, dtype=torch.float64)
+    options = {"activated": False, "normalised": False} if plain else {}
+    layer = NeuralMemory(8, 2, layers=depth, chunk=4, largest_gradient=None, **options).double()
+    x = torch.randn(2, 18, 8, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), loop(layer, x), atol=1e-11, rtol=0)
 

@@ -14,7 +14,7 @@ from assay.nn.attention.heads import head_shape
 from assay.nn.convolution.short import ShortConvolution
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.head_norm import GatedHeadNorm
-from assay.ops.surprise_scan import Gates, Read, SurpriseState, apply_memory, gradient_factors, initial_surprise, surprise_scan
+from assay.ops.surprise_scan import Gates, Read, SurpriseState, apply_memory, initial_surprise, surprise_scan
 
 MOST_LAYERS = 4
 
@@ -46,10 +46,13 @@ class NeuralMemory(StreamingMixer):
         head_width: numbers per head; by default ``width / heads``.
         layers: of the memory, 1 to 4.
         expansion: hidden numbers of the memory by its head width.
+        residual: the memory is ``x + (1 + g) ∘ LayerNorm(M(x))``, with a learned g a head.
         chunk: positions whose gradients are taken at the same weights; 1 is the plain recurrence.
         momentum: past surprise counts.
         forget: the memory fades at a rate the input chooses.
         kernel_size: taps of the short convolution; None for none.
+        activated: silu on q, k and v.
+        normalised: q and k have length 1; without, long keys make the gradient descent diverge unless ``rate`` is small.
         rate: the largest step θ.
         horizon: positions in which, at the start of training, forgetting leaves 1/e of what was written: α starts at 1 / horizon.
         gates: forget and fade by ``token``, or once a ``chunk``; then ``read`` must be before or after.
@@ -73,10 +76,13 @@ class NeuralMemory(StreamingMixer):
         *,
         layers: int = 2,
         expansion: int = 4,
+        residual: bool = False,
         chunk: int = 16,
         momentum: bool = True,
         forget: bool = True,
         kernel_size: int | None = 4,
+        activated: bool = True,
+        normalised: bool = True,
         rate: float = 0.1,
         horizon: float = 1000,
         gates: Gates = "token",
@@ -96,6 +102,7 @@ class NeuralMemory(StreamingMixer):
             raise ValueError(f"largest_gradient must be above 0, got {largest_gradient}")
         self.width, self.chunk, self.rate = width, chunk, rate
         self.momentum, self.forget, self.largest_gradient = momentum, forget, largest_gradient
+        self.activated, self.normalised = activated, normalised
         self.gates: Gates = gates
         self.read: Read = read
         inner = self.heads * self.head_width
@@ -105,6 +112,7 @@ class NeuralMemory(StreamingMixer):
         self.rates_projection = nn.Linear(width, (1 + forget + momentum) * self.heads)
         sizes = [self.head_width, *[expansion * self.head_width] * (layers - 1), self.head_width]
         self.memory = nn.ParameterList(_xavier(self.heads, *pair) for pair in pairwise(sizes))
+        self.gain = nn.Parameter(torch.zeros(self.heads, self.head_width)) if residual else None
         self.norm = GatedHeadNorm(self.head_width)
         self.output_projection = nn.Linear(inner, width, bias=False)  # last: edits find a mixer's last map by its place
         self._start_rates(horizon)
@@ -128,6 +136,7 @@ class NeuralMemory(StreamingMixer):
             gates=self.gates,
             read=self.read,
             largest_gradient=self.largest_gradient,
+            gain=self.gain,
         )
         return self._joined(read, x), {"memory": memory, "inputs": inputs}
 
@@ -137,9 +146,9 @@ class NeuralMemory(StreamingMixer):
         The queries pass no convolution: a position is asked for by itself.
         """
         inner = self.heads * self.head_width
-        queries = self._heads(F.silu(F.linear(x, self.input_projection.weight[:inner])))
+        queries = self._heads(self._active(F.linear(x, self.input_projection.weight[:inner])))
         memory = SurpriseState(*state["memory"])
-        read = apply_memory(memory.weights, _unit(queries).to(memory.weights[0].dtype))
+        read = apply_memory(memory.weights, self._addressed(queries).to(memory.weights[0].dtype), self.gain)
         return self._joined(read.to(x.dtype), x)
 
     def surprise(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -153,8 +162,7 @@ class NeuralMemory(StreamingMixer):
         for place, shown in zip(x.unbind(1), real.unbind(1), strict=True):
             (_, key, value), _ = self._projected(place[:, None], state, shown[:, None])
             weights = SurpriseState(*state["memory"]).weights
-            _, errors = gradient_factors(weights, key.to(weights[0].dtype), value.to(weights[0].dtype))
-            wrong = errors[-1].square().sum(-1) / 4  # the error is 2 (M(k) − v)
+            wrong = (apply_memory(weights, key.to(weights[0].dtype), self.gain) - value).square().sum(-1)
             found.append(torch.where(shown[:, None, None], wrong / value.square().sum(-1).clamp(min=1e-12), 0.0))
             _, state = self.scan(place[:, None], state, shown[:, None])
         return torch.cat(found, 2) if found else x.new_zeros(len(x), self.heads, 0)
@@ -167,8 +175,14 @@ class NeuralMemory(StreamingMixer):
         if self.convolution is not None:
             assert inputs is not None  # initial_state made them
             projected, inputs = self.convolution.scan(projected, inputs, mask)
-        queries, keys, values = (self._heads(part) for part in F.silu(projected).chunk(3, -1))
-        return (_unit(queries), _unit(keys), values), inputs
+        queries, keys, values = (self._heads(part) for part in self._active(projected).chunk(3, -1))
+        return (self._addressed(queries), self._addressed(keys), values), inputs
+
+    def _active(self, x: Tensor) -> Tensor:
+        return F.silu(x) if self.activated else x
+
+    def _addressed(self, x: Tensor) -> Tensor:
+        return _unit(x) if self.normalised else x
 
     def _rates(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """θ and the logits of α and η, each (batch, heads, length)."""
