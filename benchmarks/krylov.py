@@ -2,18 +2,21 @@
 
     python benchmarks/krylov.py
 
-One thread. Every figure is a ratio of medians from this run; the rivals take turns, and processor time is taken.
+One thread. Every figure is a ratio of medians from this run; the rivals take turns, and processor time is taken. Memory is what a kernel
+with its gradient adds to the process at its peak, in a process of its own.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from assay.measure import medians
+from assay.measure import medians, peak_resident_bytes, reset_peak, resident_bytes
 from assay.nn.state_space.diagonal import DiagonalStateSpace
 from assay.nn.state_space.linear import LinearStateSpace
 from assay.ops.krylov import krylov
@@ -51,6 +54,32 @@ def kernels(length: int) -> None:
         f"{with_gradient['diagonal'] / with_gradient['full']:4.1f} × as fast as S4D's   ({taken['split']:.1f} ms)",
         flush=True,
     )
+
+
+def peak(way: str, length: int) -> float:
+    """Megabytes that one kernel with its gradient adds at its peak, in a fresh process."""
+    found = subprocess.run([sys.executable, __file__, way, str(length)], check=True, capture_output=True, text=True)
+    return float(found.stdout)
+
+
+def measure_peak(way: str, length: int) -> None:
+    """What `peak` runs: a short call first, so that only what grows with the length is seen."""
+    torch.set_num_threads(1)
+    full, diagonal = LinearStateSpace(CHANNELS, STATE), DiagonalStateSpace(CHANNELS, STATE)
+    matrix, inputs = (part.detach().requires_grad_() for part in full.discretised())
+    output = full.output.double()
+    ways: dict[str, tuple[Callable[[int], Tensor], list[Tensor]]] = {
+        "sequential": (lambda count: krylov(matrix, inputs, count, output, "sequential"), [matrix, inputs]),
+        "doubled": (lambda count: output @ krylov(matrix, inputs, count), [matrix, inputs]),
+        "split": (lambda count: krylov(matrix, inputs, count, output), [matrix, inputs]),
+        "S4D": (diagonal.kernel, list(diagonal.parameters())),
+    }
+    run, leaves = ways[way]
+    trained(lambda: run(64), leaves)()
+    reset_peak()
+    before = resident_bytes()
+    trained(lambda: run(length), leaves)()
+    print((peak_resident_bytes() - before) / 1e6)
 
 
 def layers(length: int) -> None:
@@ -94,9 +123,12 @@ def main() -> None:
     for length in LENGTHS:
         kernels(length)
     for length in LENGTHS:
+        taken = ", ".join(f"{way} {peak(way, length):.0f}" for way in ("split", "doubled", "sequential", "S4D"))
+        print(f"  {length:>6} taps with their gradient, MB at the peak: {taken}", flush=True)
+    for length in LENGTHS:
         layers(length)
     streams()
 
 
 if __name__ == "__main__":
-    main()
+    measure_peak(sys.argv[1], int(sys.argv[2])) if len(sys.argv) > 1 else main()
