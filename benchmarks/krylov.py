@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ CHANNELS, STATE = 16, 64
 LENGTHS = (1_000, 4_000, 16_000)
 
 
-def trained(function: Callable[[], Tensor], leaves: list[Tensor]) -> Callable[[], Any]:
+def trained(function: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Callable[[], Any]:
     """Forward and backward."""
     return lambda: torch.autograd.grad(function().square().sum(), leaves, allow_unused=True)
 
@@ -40,13 +40,15 @@ def kernels(length: int) -> None:
             "sequential": lambda: krylov(matrix, inputs, length, output, "sequential"),
             "doubled": lambda: output @ krylov(matrix, inputs, length),
             "split": lambda: krylov(matrix, inputs, length, output),
-        }
+        },
+        5,
     )
     with_gradient = medians(
         {
             "full": trained(lambda: full.kernel(length), leaves),
             "diagonal": trained(lambda: diagonal.kernel(length), list(diagonal.parameters())),
-        }
+        },
+        5,
     )
     print(
         f"  {length:>6} taps: split {taken['sequential'] / taken['split']:5.1f} × faster than one power after another, "
@@ -68,7 +70,7 @@ def measure_peak(way: str, length: int) -> None:
     full, diagonal = LinearStateSpace(CHANNELS, STATE), DiagonalStateSpace(CHANNELS, STATE)
     matrix, inputs = (part.detach().requires_grad_() for part in full.discretised())
     output = full.output.double()
-    ways: dict[str, tuple[Callable[[int], Tensor], list[Tensor]]] = {
+    ways: dict[str, tuple[Callable[[int], Tensor], Sequence[Tensor]]] = {
         "sequential": (lambda count: krylov(matrix, inputs, count, output, "sequential"), [matrix, inputs]),
         "doubled": (lambda count: output @ krylov(matrix, inputs, count), [matrix, inputs]),
         "split": (lambda count: krylov(matrix, inputs, count, output), [matrix, inputs]),
