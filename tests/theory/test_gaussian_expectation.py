@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from scipy.integrate import quad
 from torch import nn
 
-from assay.theory.gaussian_expectation import GaussianExpectation, ScalarFunction
+from assay.theory.criticality import critical_initialization
+from assay.theory.dual_activation import DualActivation
+from assay.theory.gaussian_expectation import GaussianExpectation, ScalarFunction, check_square
 
 EXPECTATION = GaussianExpectation()
 CORRELATIONS = (-1.0, -0.999, -0.5, 0.0, 0.3, 0.9, 0.9999, 1 - 1e-9, 1.0)
@@ -127,3 +129,15 @@ def test_given_derivatives_take_the_place_of_automatic_ones() -> None:
 def test_bad_arguments_are_refused(call, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("function", [lambda z: 1 / z, lambda z: z.abs() ** -0.5, lambda z: 1 / (z - 0.3)])
+def test_a_pole_between_the_points_is_refused(function) -> None:
+    for use in (DualActivation.from_callable, critical_initialization):
+        with pytest.raises(ValueError, match=r"pole or turns too fast|no Gaussian expectation|outgrows"):
+            use(function)
+
+
+@pytest.mark.parametrize("function", [torch.sign, torch.floor, torch.nn.Hardshrink(), lambda z: torch.sin(20 * z), torch.exp])
+def test_jumps_and_fast_turns_are_no_poles(function) -> None:
+    check_square(ScalarFunction(function))

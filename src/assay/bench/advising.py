@@ -110,7 +110,7 @@ def advise(data: str | Path | Task, *, parameters: int = 200_000, batch_size: in
         *_shape_lines(shape, chosen.activation, parameters),
         _initialisation_line(shape.theory.point, chosen.activation),
         _rate_line(settings["learning_rate"]),
-        *_data_lines(curve, forecast, task, len(trials.x)),
+        *_data_lines(curve, forecast, task, len(trials.x), len(trials.held_out)),
     )
     sentence = _pays(best, limits[2], limits[1], task, where)
     return Advice(task.name, task.description, task.metric, task.direction, sentence, lines, settings, kernels, limits, curve, forecast)
@@ -298,10 +298,11 @@ def _learning_curve(trials: KernelTrials, chosen: Trial) -> tuple[tuple[tuple[in
     return points, Forecast(value, low, high)
 
 
-def _data_lines(curve: Sequence[tuple[int, float]], forecast: Forecast | None, task: Task, count: int) -> list[Line]:
+def _data_lines(curve: Sequence[tuple[int, float]], forecast: Forecast | None, task: Task, count: int, judged: int) -> list[Line]:
     if len(curve) < 2:
         return []
     last = f"{_shown(curve[-1][1], task)} at {curve[-1][0]:,} examples, {_shown(curve[0][1], task)} at {curve[0][0]:,}"
+    last += f", on {judged:,} validation examples"
     if forecast is None:
         return [Line("more data", last, "Θ on nested training sets", "the curve is too short or too flat to be carried on")]
     value = f"twice the data: {_shown(forecast.low, task)} to {_shown(forecast.high, task)}"

@@ -1,5 +1,7 @@
 """What the theory of depth and width says of a plain network before it is built: how to initialise it, and whether its shape is sound.
 
+It knows no data: a plan for some data, which asks it about the shape, is `assay.bench.advising`.
+
 Source: Roberts, Yaida, Hanin (2022), The Principles of Deep Learning Theory.
 """
 

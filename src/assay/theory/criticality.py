@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from scipy.optimize import brentq
 
-from assay.theory.gaussian_expectation import DTYPE, GaussianExpectation, Pointwise, ScalarFunction
+from assay.theory.gaussian_expectation import DTYPE, GaussianExpectation, Pointwise, ScalarFunction, check_square
 
 UniversalityClass = Literal["scale-invariant", "K*=0", "half-stable", "none"]
 KERNELS = np.geomspace(1e-3, 1e3, 61)
@@ -183,6 +183,8 @@ def critical_initialization(activation: Pointwise | ScalarFunction, residual: fl
     check_variances(1.0, 0.0, residual)
     sigma = as_scalar_function(activation)
     grid = _grid(sigma)
+    if any(point.kernel >= 1 for point in grid):  # a steep function may have none there
+        check_square(sigma)
     found = _scale_invariant(grid) or [*_vanishing(sigma), *_half_stable(sigma, grid)]
     if not found:
         found = [_nearest(sigma, grid)]

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from assay.theory.arc_cosine import arc_cosines
-from assay.theory.gaussian_expectation import GaussianExpectation, Pointwise, ScalarFunction
+from assay.theory.gaussian_expectation import GaussianExpectation, Pointwise, ScalarFunction, check_square
 
 ORDER = 100
 CHUNK = 2048
@@ -95,6 +95,7 @@ class DualActivation:
         made = cls(ScalarFunction(function, breakpoints=breakpoints), order)
         if not made.second_moment > 0:
             raise ValueError("the activation is 0 everywhere: it has no dual")
+        check_square(made.sigma)
         return made
 
     @classmethod

@@ -136,6 +136,20 @@ def is_pointwise(function: Pointwise) -> bool:
     return True
 
 
+def check_square(sigma: ScalarFunction) -> None:
+    """Refuse a function without ``⟨σ²⟩_1`` that is finite at every point all the same: its value changes with the number of points.
+
+    Raises:
+        ValueError: half the points change it by more than 1 %.
+    """
+    coarse, fine = (GaussianExpectation(sigma.breakpoints, points)(lambda z: sigma(z).square(), 1.0) for points in (600, 1200))
+    if abs(fine - coarse) > 0.01 * max(abs(fine), abs(coarse)):
+        raise ValueError(
+            f"the function's mean square is {coarse:.4g} by 600 points and {fine:.4g} by 1,200: it has a pole or turns too fast, and no "
+            "Gaussian expectation is told"
+        )
+
+
 @dataclass(frozen=True)
 class GaussianExpectation:
     """``⟨f⟩_K``, one and two variables, at the given number of points a variable.
