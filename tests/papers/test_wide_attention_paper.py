@@ -37,7 +37,7 @@ def test_the_mean_difference_is_judged(monkeypatch, differences, verdict) -> Non
 def test_what_was_not_learnt_decides_nothing(monkeypatch) -> None:
     monkeypatch.setattr(wide_attention, "_differences", lambda task, scale: ({"attention": 1.0}, {"wide": 51.0, "deep": 50.0}, []))
     matching = next(claim for claim in PAPER.claims if claim.name == "competes-matching")
-    monkeypatch.setattr(wide_attention, "_task", lambda name: planted_key(classes=2, train=10, test=100))
+    monkeypatch.setattr(wide_attention, "_task", lambda name, scale: planted_key(classes=2, train=10, test=100))
     measured = matching.experiment("laptop")
     assert measured.verdict == "undecided"
     assert "did not learn" in measured.reason
