@@ -8,9 +8,11 @@ from assay.bench.runs import Run, open_run, write_source
 from assay.bench.verbs import export
 from assay.contracts import Class, Graph, Image, NextTokens, Series, Signature, Table, Tokens, Values
 from assay.errors import UserError
+from assay.exporters.example import StepView
 from assay.exporters.onnx import TOLERANCE, to_onnx
 from assay.exporters.safetensors import to_safetensors
 from assay.exporters.torch_export import to_torch
+from assay.nn.memory.titans import MemoryAsContext
 
 SERIES = Signature(Series(3, 16), Class(4))
 
@@ -77,6 +79,16 @@ def test_onnx_step_streams_to_the_forward_prediction(name, tmp_path):
         given = {"x": x[:, t].numpy(), **{f"state_{index}": leaf for index, leaf in enumerate(state)}}
         prediction, *state = session.run(None, {key: value for key, value in given.items() if key in names})
     np.testing.assert_allclose(prediction, expected, atol=TOLERANCE, rtol=0)
+
+
+def test_a_step_of_a_memory_as_context_is_a_graph():
+    """Where a segment ends depends on numbers, a single position does not."""
+    torch.manual_seed(0)
+    layer, x = MemoryAsContext(4, heads=1, segment=3, layers=1, persistent=1).eval(), torch.randn(1, 4)
+    leaves, structure = torch.utils._pytree.tree_flatten(layer.initial_state(1))
+    with torch.no_grad():
+        program = torch.export.export(StepView(layer, structure), (x, *leaves)).module()
+        torch.testing.assert_close(program(x, *leaves)[0], layer.step(x, layer.initial_state(1))[0])
 
 
 def test_a_step_that_drifts_from_the_stream_is_refused(tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ def step_example(model: Any, signature: Signature, batch_size: int = 1) -> StepE
     leaves, structure = pytree.tree_flatten(model.initial_state(batch_size))
     x = next(iter(example_batch(signature, batch_size).values()))[:, 0]
     view, initial = StepView(model, structure), (x, *leaves)
-    with tracing("The step of this model"):
+    with tracing("The step of this model"), torch.no_grad():
         after = torch.export.export(view.eval(), initial).module()(*initial)[1:]
     sizes = [
         [before if before == then else None for before, then in zip(old.shape, new.shape, strict=True)]

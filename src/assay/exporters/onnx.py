@@ -97,7 +97,7 @@ def _difference_in_a_stream(model: Any, state: tuple[Tensor, ...], names: list[s
     x, expected = _stream(model)
     runtime = _runtime(path)
     present = {entry.name for entry in runtime.get_inputs()}
-    values = [leaf.numpy() for leaf in state]
+    values = [leaf.detach().numpy() for leaf in state]  # a memory starts from learned weights
     worst = 0.0
     for position in range(x.shape[1]):
         feed = {"x": x[:, position].numpy(), **dict(zip(names, values, strict=True))}

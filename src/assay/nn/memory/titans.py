@@ -213,6 +213,9 @@ class MemoryAsContext(StreamingMixer):
 
     def _pieces(self, count: Tensor, x: Tensor, mask: Tensor | None) -> Iterator[slice]:
         """The chunk cut wherever a segment of any row ends; ``count`` (batch,) real positions of the present one were read before."""
+        if x.shape[1] == 1:  # never cut, so that an exported step need not look at the counts
+            yield slice(0, 1)
+            return
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         ends = real & ((count[:, None] + real.cumsum(1)) % self.segment == 0)
         cuts = [index + 1 for index in ends.any(0).nonzero()[:, 0].tolist()]
