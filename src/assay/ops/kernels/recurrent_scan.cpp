@@ -22,6 +22,7 @@ constexpr int REGISTERS = 32;
 constexpr int REGISTERS = 16;
 #endif
 constexpr long AHEAD = 2;  // steps
+constexpr long NEXT = 24;  // rows of a panel, which comes from beyond the first-level cache
 constexpr int MOST_ROWS = 12, MOST_VECTORS = 6;  // of a tile
 
 extern "C" {
@@ -62,6 +63,7 @@ static void tile(const float* a, long a_stride, const float* b, long depth, floa
     for (int v = 0; v < VECTORS; ++v) sums[r][v] = add ? load(c + r * c_stride + v * LANES) : Vector{};
   for (long k = 0; k < depth; ++k) {
     Vector right[VECTORS];
+    __builtin_prefetch(b + (k + NEXT) * VECTORS * LANES);
 #pragma GCC unroll 6
     for (int v = 0; v < VECTORS; ++v) right[v] = load(b + (k * VECTORS + v) * LANES);
 #pragma GCC unroll 12
@@ -163,11 +165,13 @@ static inline Vector log_sigmoid(Vector x) {
   return least(x, Vector{}) - 2.0f * s * (p * square + 1.0f);
 }
 
-// A cell's numbers of gates and states, and one step of it, forwards (states are replaced) and backwards (flow, the gradient of the new
-// states, is replaced by that of the old ones). As in recurrent_cells.py.
+// A cell's numbers of gates and states; whether its hidden state is made in a second pass over the units, which shortens the chain of
+// operations that wait for one another, so that the processor has several vectors under way; and one step of it, forwards (states are
+// replaced) and backwards (flow, the gradient of the new states, is replaced by that of the old ones). As in recurrent_cells.py.
 template <bool RECTIFIED>
 struct Elman {
   static constexpr int RECURRENT = 1, INPUTS = 1, BIASES = 1, STATES = 1, KEPT = 0;
+  static constexpr bool TWICE = false;
   static inline void forward(const Vector* w, const Vector* r, const Vector* b, Vector* states, Vector*) {
     const Vector sum = w[0] + r[0] + b[0];
     states[0] = RECTIFIED ? greatest(sum, Vector{}) : hyperbolic_tangent(sum);
@@ -180,13 +184,15 @@ struct Elman {
 
 struct Lstm {
   static constexpr int RECURRENT = 4, INPUTS = 4, BIASES = 4, STATES = 2, KEPT = 4;
+  static constexpr bool TWICE = true;
   static inline void forward(const Vector* w, const Vector* r, const Vector* b, Vector* states, Vector* kept) {
     const Vector i = sigmoid(w[0] + r[0] + b[0]), f = sigmoid(w[1] + r[1] + b[1]);
     const Vector z = hyperbolic_tangent(w[2] + r[2] + b[2]), o = sigmoid(w[3] + r[3] + b[3]);
     states[1] = f * states[1] + i * z;
-    states[0] = o * hyperbolic_tangent(states[1]);
+    states[0] = o;  // until `finish` makes the hidden state of it
     kept[0] = i, kept[1] = f, kept[2] = z, kept[3] = o;
   }
+  static inline Vector finish(Vector open, Vector cell) { return open * hyperbolic_tangent(cell); }
   static inline void backward(Vector* flow, const Vector* kept, const Vector* before, const Vector* after, Vector* deltas) {
     const Vector i = kept[0], f = kept[1], z = kept[2], o = kept[3], shown = hyperbolic_tangent(after[1]);
     const Vector c = flow[1] + flow[0] * o * (1.0f - shown * shown);
@@ -200,6 +206,7 @@ struct Lstm {
 
 struct Gru {
   static constexpr int RECURRENT = 3, INPUTS = 3, BIASES = 4, STATES = 1, KEPT = 4;
+  static constexpr bool TWICE = false;
   static inline void forward(const Vector* w, const Vector* r, const Vector* b, Vector* states, Vector* kept) {
     const Vector inner = r[0] + b[0], reset = sigmoid(w[0] + r[1] + b[1]), update = sigmoid(w[1] + r[2] + b[2]);
     const Vector fresh = hyperbolic_tangent(w[2] + b[3] + reset * inner);
@@ -219,6 +226,7 @@ struct Gru {
 
 struct Slstm {
   static constexpr int RECURRENT = 4, INPUTS = 4, BIASES = 4, STATES = 4, KEPT = 5;
+  static constexpr bool TWICE = false;
   static inline void forward(const Vector* w, const Vector* r, const Vector* b, Vector* states, Vector* kept) {
     const Vector i = w[0] + r[0] + b[0], f = w[1] + r[1] + b[1];
     const Vector z = hyperbolic_tangent(w[2] + r[2] + b[2]), o = sigmoid(w[3] + r[3] + b[3]);
@@ -352,6 +360,12 @@ struct Walk {
     long d = 0;
     for (; d + LANES <= size; d += LANES) units(d, LANES);  // a constant count leaves no test for a last vector
     if (d < size) units(d, size - d);
+    if constexpr (Cell::TWICE)
+      for (d = 0; d < size; d += LANES) {
+        const Vector hidden = Cell::finish(load(held_here[0] + d), load(held_here[1] + d));
+        store(held_here[0] + d, hidden);
+        store(shown + d, hidden, size - d);
+      }
   }
 
   void begin_backward() {
