@@ -15,14 +15,16 @@ def claim(name: str) -> Any:
 
 def test_timings_are_judged_by_their_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flashrnn, "library", lambda: object())
-    monkeypatch.setattr(flashrnn, "medians", lambda rivals, repeats: {"kernel": 1.0, "loop": 9.9})
+    monkeypatch.setattr(flashrnn, "medians", lambda rivals, repeats: {"kernel": 1.0, "loop": 9.9, "product": 1.0})
     monkeypatch.setattr(flashrnn, "LOOPS", {(1, 1, 2): 5.0, (1, 2, 2): 10.0})
     monkeypatch.setattr(flashrnn, "SHOWN", ())
     assert claim("loop").experiment("laptop").verdict == "fails"
     monkeypatch.setattr(flashrnn, "LOOPS", {(1, 1, 2): 5.0, (1, 2, 2): 9.9})
     measured = claim("loop").experiment("laptop")
     assert measured.verdict == "holds"
-    assert measured.values == {"batch 1, 1 × 2": 9.9, "batch 1, 2 × 2": 9.9}
+    share = 8 * 512 * 4 / (2 * 512**3)
+    shares = {f"share of a product's speed, batch 1, {heads} × 2": pytest.approx(heads * share) for heads in (1, 2)}
+    assert measured.values == {"batch 1, 1 × 2": 9.9, "batch 1, 2 × 2": 9.9} | shares
 
 
 def test_without_a_compiler_timings_are_not_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,7 @@ class Kernels:
             "tile forwards": f"{forwards.rows} rows × {forwards.vectors} vectors × {forwards.depth} deep",
             "tile backwards": f"{backwards.rows} rows × {backwards.vectors} vectors × {backwards.depth} deep",
             "tasks": forwards.tasks,
+            "heads a task": forwards.bundle,
             "weights": "stay in the second-level cache" if forwards.resident else "come from beyond the second-level cache each step",
             "microseconds a step": 1e6 * chosen / self.length,
             "faster than the fixed tile": fixed / chosen,
