@@ -145,3 +145,20 @@ def test_bad_sizes_are_refused() -> None:
         DilatedTCN(8)(torch.zeros(2, 5, 7))
     with pytest.raises(ValueError, match="sees the future"):
         DilatedTCN(8, causal=False).initial_state(1)
+
+
+@pytest.mark.parametrize("depthwise", [True, False])
+def test_the_buffer_of_a_graph_streams_like_the_cache(depthwise: bool) -> None:
+    """It holds what was read and no more, up to the reach."""
+    torch.manual_seed(0)
+    layer, x = DilatedConvolution(3, 3, 2, depthwise=depthwise).double(), torch.randn(2, 9, 3, dtype=torch.float64)
+    state, outputs, held = layer.initial_state(2), [], []
+    with torch.no_grad():
+        for piece in x.split([1, 2, 5, 1], 1):
+            y, state = layer._advance_filled(piece, state)
+            outputs.append(y)
+            held.append(state.keys.shape[2])
+        torch.testing.assert_close(torch.cat(outputs, 1), layer(x), atol=1e-12, rtol=0)
+    assert held == [1, 3, 4, 4]
+    assert state.lengths.tolist() == [4, 4]
+    assert state.dropped.tolist() == [5, 5]

@@ -148,6 +148,8 @@ class DilatedConvolution(StreamingMixer):
 
     def advance(self, x: Tensor, state: CacheState, counts: Tensor | None = None, **ending: Any) -> tuple[Tensor, CacheState]:
         """`scan` of rows of which the first ``counts`` (batch,) positions are real; by default all."""
+        if counts is None and torch.compiler.is_exporting():
+            return self._advance_filled(x, CacheState(*state), **ending)
         length, even = x.shape[1], counts is None and is_even(CacheState(*state))
         real = None
         if not even:
@@ -165,6 +167,16 @@ class DilatedConvolution(StreamingMixer):
             seen = padded.gather(1, (places + self.reach)[..., None].expand(-1, -1, self.width))
             y = self._convolved(seen, (0, 0), **ending)
         return y, trimmed(state, self.reach)
+
+    def _advance_filled(self, x: Tensor, state: CacheState, **ending: Any) -> tuple[Tensor, CacheState]:
+        """`advance` in a graph that cannot look at numbers: the buffer holds what was read and no more, up to its reach."""
+        length, held = x.shape[1], torch.cat([state.keys[:, 0], x], 1)
+        seen = F.pad(held, (0, 0, self.reach, 0))[:, held.shape[1] - length :]
+        passed = torch.sym_max(0, held.shape[1] - self.reach)  # one graph for a buffer that is full and one that is not
+        values = torch.cat([state.values, x.new_zeros(len(x), 1, length, 0)], 2)[:, :, passed:]
+        lengths = state.lengths + (length - passed)
+        after = CacheState(held[:, None, passed:], values, lengths, state.dropped + passed, lengths.clone())
+        return self._convolved(seen, (0, 0), **ending), after
 
     def _convolved(self, x: Tensor, padding: tuple[int, int], activated: bool = False, residual: Tensor | None = None) -> Tensor:
         if self.depthwise:
