@@ -155,7 +155,7 @@ class HessianFree(Method):
         assert task is not None  # `setup` comes first
 
         def predict(values: Vector) -> Tensor:
-            with _same(chance), torch.backends.mkldnn.flags(enabled=False):  # oneDNN's LSTM has no derivative forwards, PyTorch's own has
+            with _same(chance):
                 return functional_call(model, dict(zip(named, values, strict=True)), (batch,)).prediction
 
         def loss_at(values: Vector) -> float:
@@ -197,10 +197,18 @@ def _differentiable(predict: Callable[[Vector], Tensor], loss: Callable[[Tensor]
 
 @contextmanager
 def _same(chance: Tensor) -> Iterator[None]:
-    """The same random numbers each time, and the generator afterwards as it was."""
+    """The same random numbers each time, and the generator afterwards as it was; and PyTorch's own LSTM, for oneDNN's is differentiated
+    backwards alone.
+    """
+    onednn: Any = torch.backends.mkldnn
+    before = onednn.enabled
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(chance)
-        yield
+        onednn.enabled = False
+        try:
+            yield
+        finally:
+            onednn.enabled = before
 
 
 def _dot(one: Vector, other: Vector) -> float:
