@@ -77,7 +77,8 @@ class OffsetTable(nn.Module):
         length: longest sequence; offsets from −(length − 1) to length − 1 have a number each.
         mean: of the initial numbers.
         deviation: their standard deviation.
-        beyond: what an offset that is farther means: ``raise`` an error, or ``clamp`` it to the farthest that is known.
+        beyond: what an offset that is farther means: ``raise`` an error, or ``clamp`` it to the farthest that is known, as exported graphs
+            always do.
 
     Shapes: positions (batch or 1, queries) and (batch or 1, keys), integers; the result is (batch or 1, heads, queries, keys).
 
@@ -100,6 +101,7 @@ class OffsetTable(nn.Module):
         """The numbers between all queries and keys."""
         offsets = key_positions[:, None, :] - query_positions[:, :, None]
         reach = self.length - 1
-        if self.beyond == "raise" and offsets.numel() and int(offsets.abs().max()) > reach:
+        # a graph for an exporter cannot look at numbers: there, what is farther counts as the farthest
+        if self.beyond == "raise" and not torch.compiler.is_exporting() and offsets.numel() and int(offsets.abs().max()) > reach:
             raise ValueError(f"positions are {int(offsets.abs().max())} apart, and the table of length {self.length} reaches to {reach}")
         return self.weight[offsets.clamp(-reach, reach) + reach].permute(0, 3, 1, 2)
