@@ -83,10 +83,10 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """The ten kinds, with blocks and windows in proportion to the short sequences here."""
 TASKS: dict[str, Callable[[bool], Any]] = {
-    "listops": lambda few: listops(shortest=12, length=48, **_counts(few)),
+    "listops": lambda few: _sized(few, listops, shortest=12, length=48),
     "bytes": lambda few: passages("bytes", length=96, per_class=12 if few else 500),
     "words": lambda few: passages("words", length=96, per_class=12 if few else 500),
-    "matching": lambda few: document_matching(6, 6, 30, share=0.6, length=48, **_counts(few)),
+    "matching": lambda few: _sized(few, document_matching, topics=6, own_words=6, common_words=30, share=0.6, length=48),
 }
 """By name; few examples show that a network runs."""
 HEADS, HEAD_WIDTH, WIDTH, HIDDEN = 16, 8, 32, 64
@@ -96,8 +96,8 @@ LEARNT = 5.0  # points above the most frequent class that the networks must reac
 NOT_AT_HAND = "IMDb, the ListOps files and the AAN documents come with no installable package; run the laptop scale"
 
 
-def _counts(few: bool) -> dict[str, int]:
-    return {"train": 64, "test": 32} if few else {"train": 5_000, "test": 500}
+def _sized(few: bool, make: Callable[..., Any], **options: Any) -> Any:
+    return make(**options, train=64 if few else 5_000, test=32 if few else 500)
 
 
 @cache

@@ -96,7 +96,7 @@ def fit(
     history = History()
     for method in methods:
         method.setup(model, task)
-    spent.flops_a_step = 3 * count_flops(model, next(task.training_batches(batch_size, seed)))
+    spent.flops_a_step = 3 * count_flops(predictor(model.eval()), next(task.training_batches(batch_size, seed)))
     maker = optimizer or (lambda parameters, rate: torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01))
     wrapped = fabric.setup_module(model)
     driver: Any = fabric.setup_optimizers(maker([p for p in wrapped.parameters() if p.requires_grad], learning_rate))
