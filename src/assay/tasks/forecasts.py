@@ -316,7 +316,8 @@ def _names(stretches: list[_Stretch], origins: list[np.ndarray]) -> list[str]:
 def _words(stretches: list[_Stretch], columns: list[str], wanted: list[str], context: int, horizon: int) -> str:
     steps = sum(len(stretch.values) for stretch in stretches)
     many = f" in {len(stretches):,} series" if len(stretches) > 1 else ""
-    return f"{steps:,} steps{many}, {len(columns):,} columns; forecast of {', '.join(wanted[:6])}: {context:,} → {horizon:,} steps"
+    read = f"{len(columns):,} column{'s' if len(columns) > 1 else ''}"
+    return f"{steps:,} steps{many}, {read}; forecast of {', '.join(wanted[:6])}: {context:,} → {horizon:,} steps"
 
 
 def _units(wanted: list[str], mean: np.ndarray, deviation: np.ndarray) -> str:

@@ -47,7 +47,7 @@ def table_task(frame: pd.DataFrame, columns: dict[str, Column], plan: Plan, opti
         options.name,
         Signature(Table(table.shape[1]), target.output),
         tensors,
-        description=f"{len(frame):,} rows, {len(used)} columns ({roles_in_words(specs)}), {target.words()}",
+        description=f"{len(frame):,} rows, {len(used)} column{'s' if len(used) > 1 else ''} ({roles_in_words(specs)}), {target.words()}",
         notes=[*options.notes, *plan.notes, *notes, *target.notes(splits)],
         encoding=encoding,
         groups=group_codes(frame, plan.group, rows, splits),
