@@ -17,7 +17,7 @@ from assay.tasks.base import ArrayTask
 from assay.tasks.moments import moments_of, places_on_grid, step_in_words
 from assay.tasks.options import Options
 from assay.tasks.roles import column_of
-from assay.tasks.rules import note, refuse
+from assay.tasks.rules import counted, note, refuse
 from assay.tasks.splitting import divide_in_order
 
 HISTORY = 4
@@ -316,7 +316,7 @@ def _names(stretches: list[_Stretch], origins: list[np.ndarray]) -> list[str]:
 def _words(stretches: list[_Stretch], columns: list[str], wanted: list[str], context: int, horizon: int) -> str:
     steps = sum(len(stretch.values) for stretch in stretches)
     many = f" in {len(stretches):,} series" if len(stretches) > 1 else ""
-    read = f"{len(columns):,} column{'s' if len(columns) > 1 else ''}"
+    read = counted(len(columns), "column")
     return f"{steps:,} steps{many}, {read}; forecast of {', '.join(wanted[:6])}: {context:,} → {horizon:,} steps"
 
 

@@ -20,7 +20,7 @@ from assay.tasks.graph_files import RawGraph, edge_list_files, read_edge_list, r
 from assay.tasks.options import Options
 from assay.tasks.recognition import TARGET_NAMES, find_column
 from assay.tasks.roles import Column, as_strings, detect
-from assay.tasks.rules import note, refuse, some
+from assay.tasks.rules import counted, note, refuse, some
 from assay.tasks.splitting import divide, split_codes
 from assay.tasks.tables import encoded_output
 from assay.tasks.targets import Target, learn_target, read_target
@@ -362,7 +362,8 @@ def _describe(task: GraphTask, goal: Target, features: Tensor) -> str:
     homophily = task.homophily()
     share = "" if homophily is None else f", homophily {homophily:.2f}"
     kind = "sparse " if is_sparse_rows(features) else ""
-    return f"{len(features):,} nodes, {undirected:,} edges, {features.shape[1]:,} {kind}features, {what}{share}"
+    read = counted(features.shape[1], f"{kind}feature")
+    return f"{len(features):,} nodes, {counted(undirected, 'edge')}, {read}, {what}{share}"
 
 
 def _graph_notes(task: GraphTask, goal: Target) -> list[str]:

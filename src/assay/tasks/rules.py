@@ -40,6 +40,11 @@ def some(items: Sequence[object], most: int = 5) -> str:
     return f"{shown} and {len(items) - most:,} more" if len(items) > most else shown
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 column``, ``1,200 columns``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def as_markdown() -> str:
     """The whole table as the docs page shows it."""
     lines = ["| data | when | outcome | what is said |", "|---|---|---|---|"]

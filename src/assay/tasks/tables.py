@@ -15,7 +15,7 @@ from assay.tasks.encoders import Spec, encode, learn
 from assay.tasks.options import Options
 from assay.tasks.recognition import Plan
 from assay.tasks.roles import Column, parse_as
-from assay.tasks.rules import note, refuse, some
+from assay.tasks.rules import counted, note, refuse, some
 from assay.tasks.splitting import contradictions, divide, row_fingerprints, split_codes
 from assay.tasks.targets import Target, learn_target, read_target, without_missing
 
@@ -47,7 +47,7 @@ def table_task(frame: pd.DataFrame, columns: dict[str, Column], plan: Plan, opti
         options.name,
         Signature(Table(table.shape[1]), target.output),
         tensors,
-        description=f"{len(frame):,} rows, {len(used)} column{'s' if len(used) > 1 else ''} ({roles_in_words(specs)}), {target.words()}",
+        description=f"{len(frame):,} rows, {counted(len(used), 'column')} ({roles_in_words(specs)}), {target.words()}",
         notes=[*options.notes, *plan.notes, *notes, *target.notes(splits)],
         encoding=encoding,
         groups=group_codes(frame, plan.group, rows, splits),
