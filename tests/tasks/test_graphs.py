@@ -293,7 +293,7 @@ def test_parts_must_not_overlap():
         (None, node_table().assign(label=None), "'label' cannot be the target: it is empty"),
         (None, node_table().assign(split=["train", "tset"] * 15), "row 2, column 'split': 'tset' names no part"),
         (None, node_table().assign(split=["val", "test"] * 15), "no training part"),
-        (None, node_table().drop(columns="label"), "no column named label"),
+        (None, node_table()[["id"]], "no column that could be the target"),
         ("source,target\n", None, r"edges\.csv has a header but no rows"),
         ("", None, r"edges\.csv is empty"),
         ("source\n1\n2\n", None, "an edge has two ends"),
@@ -303,6 +303,13 @@ def test_parts_must_not_overlap():
 def test_wrong_tables_are_refused_with_the_place(folder, edges, nodes, message):
     with pytest.raises(UserError, match=message):
         opened(open_edge_list, folder(edges=edges, nodes=nodes))
+
+
+def test_without_a_usual_name_the_last_column_that_can_be_is_the_target_and_it_is_said(folder):
+    nodes = node_table().rename(columns={"label": "camp"}).assign(split=["train", "val", "test"] * (NODES // 3))
+    task = opened(open_edge_list, folder(nodes=nodes))  # the split's column is last, and no target
+    assert any("The target is column 'camp' (the last one that can be)" in note for note in task.notes)
+    assert task.signature.output == opened(open_edge_list, folder()).signature.output
 
 
 def test_unknown_target_offers_near_names(folder):

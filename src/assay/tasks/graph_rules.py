@@ -58,9 +58,9 @@ GRAPH_RULES: tuple[Rule, ...] = (
     Rule(
         "no-node-target",
         "graph",
-        "no column of the node table is known to be the target",
+        "no column of the node table could be the target, and none was named",
         "refused",
-        "{path} has no column named label, class or target: name the one to predict with --target ({near}).",
+        "{path} has no column that could be the target ({near}): add one with numbers, categories or yes/no, or name it with --target.",
     ),
     Rule(
         "contradicting-split",

@@ -18,7 +18,7 @@ from assay.tasks.base import ArrayTask
 from assay.tasks.graph_features import encode_features, learn_features
 from assay.tasks.graph_files import RawGraph, edge_list_files, read_edge_list, read_graphml, read_pyg
 from assay.tasks.options import Options
-from assay.tasks.recognition import TARGET_NAMES, find_column
+from assay.tasks.recognition import TARGET_NAMES, choose_target, find_column
 from assay.tasks.roles import Column, as_strings, detect
 from assay.tasks.rules import counted, note, refuse, some
 from assay.tasks.splitting import divide, split_codes
@@ -187,7 +187,8 @@ def graph_task(raw: RawGraph, target: str | None = None, encoding: Mapping[str, 
     edges, weight, notes = both_directions(raw)
     if encoding is not None:
         return _read_graph_task(raw, columns, edges, weight, encoding, [*raw.notes, *notes])
-    names = _target_columns(raw, columns, target)
+    names, chosen = _target_columns(raw, columns, target)
+    notes.extend(chosen)
     given, split_column = _given_parts(raw, names)
     labelled = _labelled(raw, names)
     goal = learn_target(table.iloc[labelled].reset_index(drop=True), names, None, raw.path)
@@ -273,17 +274,19 @@ def both_directions(raw: RawGraph) -> tuple[Tensor, Tensor | None, list[str]]:
     return edges, None if raw.weight is None else torch.from_numpy(total.data.astype(np.float32)), notes
 
 
-def _target_columns(raw: RawGraph, columns: dict[str, Column], target: str | None) -> list[str]:
+def _target_columns(raw: RawGraph, columns: dict[str, Column], target: str | None) -> tuple[list[str], list[str]]:
+    """The columns to predict, and what is said of them where they were guessed."""
     names = list(columns)
     if target is not None:
-        return [find_column(part.strip(), names, "target", raw.path) for part in target.split(",")]
+        return [find_column(part.strip(), names, "target", raw.path) for part in target.split(",")], []
     usual = [name for wanted in TARGET_NAMES for name in names if name.strip().lower() == wanted]
-    if usual:
-        return usual[:1]
     several = [name for name in names if raw.matrix is not None and name.startswith("y")]
-    if several:
-        return several
-    raise refuse("no-node-target", path=raw.path, near=f"it has {some(names, 12)}" if names else "it has no column beside the ids")
+    if usual or several:
+        return usual[:1] or several, []
+    found = choose_target(columns, [name for name in names if name.lower() not in _SPLIT_NAMES])
+    if found is None:
+        raise refuse("no-node-target", path=raw.path, near=f"it has {some(names, 12)}" if names else "it has no column beside the ids")
+    return [found[0]], [found[1]]
 
 
 def _given_parts(raw: RawGraph, target: list[str]) -> tuple[np.ndarray | None, str | None]:

@@ -106,15 +106,23 @@ def _found_group(columns: dict[str, Column], target: list[str], names: list[str]
     return None
 
 
-def _choose_target(columns: dict[str, Column], names: list[str], options: Options, result: Plan) -> str:
+def choose_target(columns: dict[str, Column], names: list[str]) -> tuple[str, str] | None:
+    """The column to predict where nobody named one, and the sentence that says so; None where no column could be it."""
     usable = [name for name in names if columns[name].role in ("numeric", "categorical", "boolean")]
     if not usable:
-        raise refuse("no-target-column", path=options.path, names=some(names, 12))
+        return None
     by_name = [name for wanted in TARGET_NAMES for name in usable if name.strip().lower() == wanted]
     chosen = (by_name or usable[-1:])[0]
     why = "by its name" if by_name else "the last one that can be"
-    result.notes.append(f"The target is column {chosen!r} ({why}); --target names another.")
-    return chosen
+    return chosen, f"The target is column {chosen!r} ({why}); --target names another."
+
+
+def _choose_target(columns: dict[str, Column], names: list[str], options: Options, result: Plan) -> str:
+    found = choose_target(columns, names)
+    if found is None:
+        raise refuse("no-target-column", path=options.path, names=some(names, 12))
+    result.notes.append(found[1])
+    return found[0]
 
 
 def _choose_features(columns: dict[str, Column], names: list[str], result: Plan, options: Options) -> None:
