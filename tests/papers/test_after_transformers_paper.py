@@ -1,9 +1,8 @@
-"""The survey's theses run at smoke scale, say what is missing, and have predicates that can fail."""
+"""The survey's theses say what is missing, and have predicates that can fail."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,14 +17,6 @@ from assay.papers.after_transformers import PAPER
 
 CLAIMS = {claim.name: claim for claim in PAPER.claims}
 TRAINED = ("patterns", "long-lag", "recall", "language", "far-out")
-
-
-@pytest.mark.parametrize("name", TRAINED)
-def test_smoke(name: str) -> None:
-    measured = CLAIMS[name].experiment("smoke")
-    assert measured.verdict == "undecided"
-    assert measured.values
-    assert all(math.isfinite(value) for value in measured.values.values())
 
 
 @pytest.mark.parametrize("name", [*TRAINED, "stream"])

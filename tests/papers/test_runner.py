@@ -34,7 +34,7 @@ def paper(monkeypatch, tmp_path):
 def test_a_raising_experiment_is_a_row_and_the_others_go_on(paper):
     rows = reproduce("fake", scale="smoke", output=paper)
     assert list(rows["verdict"]) == ["holds", "undecided", "not-run"]
-    assert "ZeroDivisionError: nothing to divide (test_runner.py:" in rows["reason"][1]
+    assert "ZeroDivisionError: nothing to divide (test_runner.py, line " in rows["reason"][1]
     assert "assay[vision]" in rows["reason"][2]
 
 

@@ -1,23 +1,8 @@
-"""The claims on sigmoid attention run at smoke scale, and the exact one holds there."""
+"""The claims on sigmoid attention can fail, and say what is missing."""
 
 from __future__ import annotations
 
-import math
-
-import pytest
-
 from assay.papers.sigmoid_attention import PAPER, _judged
-
-HOLD_AT_ONCE = {"exact"}
-
-
-@pytest.mark.parametrize("claim", PAPER.claims, ids=lambda claim: claim.name)
-def test_smoke(claim) -> None:
-    measured = claim.experiment("smoke")
-    assert measured.reason
-    assert all(math.isfinite(value) for value in measured.values.values())
-    expected = ("holds",) if claim.name in HOLD_AT_ONCE else ("undecided", "not-run")
-    assert measured.verdict in expected
 
 
 def test_the_predicate_can_fail() -> None:
