@@ -15,7 +15,6 @@ CLAIMS = {f"{slug}/{claim.name}": claim for slug in registry.TABLE["paper"] for 
 DECIDED = {
     "aaren": ("exact", "parameters", "constant-memory", "folding"),
     "after-transformers": ("comprehensive", "stream"),
-    "dagnn": ("parameters", "limits"),
     "icll": ("exact",),
     "inception": ("cost",),
     "sigmoid-attention": ("exact",),
