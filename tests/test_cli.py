@@ -35,7 +35,8 @@ def test_train_evaluate_predict_export_from_the_command_line(csv, tmp_path):
     ("arguments", "words"),
     [
         (["compare", "no-such-file.csv"], "no-such-file.csv"),
-        (["train", "digits", "--model", "no-such"], "no-such"),
+        (["train", "digits", "--model", "lsmt"], "did you mean lstm"),
+        (["train", "digits", "--model", "mlp", "--batch-size", "0"], "batch_size must be at least 1"),
         (["train", "digits", "--model", "mlp", "--time", "soon"], "--time"),
         (["train", "digits", "--model", "mlp", "--strategy", "magic"], "--strategy"),
         (["compare", "digits", "--axis", "depth"], "--axis"),

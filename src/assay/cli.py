@@ -118,6 +118,10 @@ def train(
     """Train one network and write its run."""
     from assay.bench import verbs
     from assay.bench.words import parse_count, parse_seconds
+    from assay.measure import parameter_count
+    from assay.models import off_budget
+
+    wanted = int(parse_count(parameters, "--parameters"))
 
     def progress(history: Any) -> None:
         typer.echo("  ".join(f"{name} {value:.5g}" for name, value in history.curve[-1].items()))
@@ -125,11 +129,12 @@ def train(
     run = verbs.train(
         data, model, from_run=from_run,
         **_opening(task=task, target=target, group=group, time=time_column, horizon=horizon, tokenizer=tokenizer),
-        methods=methods.split(), parameters=int(parse_count(parameters, "--parameters")), steps=steps, seconds=parse_seconds(time),
-        flops=parse_count(flops, "--flops"),
+        methods=methods.split(), parameters=wanted, steps=steps, seconds=parse_seconds(time), flops=parse_count(flops, "--flops"),
         learning_rate=learning_rate, batch_size=batch_size, seed=seed, devices=devices, strategy=strategy, nodes=nodes,
         precision=precision, init=init, output=output, on_progress=progress,
     )  # fmt: skip
+    if from_run is None and off_budget(run.network, wanted):
+        typer.echo(f"The network has {parameter_count(run.network):,} parameters, not {wanted:,}: it comes no nearer.")
     typer.echo(f"run: {run.folder}")
 
 

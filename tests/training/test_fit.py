@@ -142,6 +142,11 @@ def test_own_losses_of_a_model_are_added():
     assert model.map.bias.item() == pytest.approx(1, abs=1e-2)
 
 
+def test_a_batch_of_no_examples_is_refused():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        fit(Linear(), linear_task(), steps=1, batch_size=0)
+
+
 def test_dear_validations_are_fewer_and_cost_at_most_a_quarter_of_the_training():
     few, many = (linear_task(count).splits["train"] for count in (64, 1000))
     task = ArrayTask("linear", Signature(Table(3), Values(1)), {"train": few, "validation": many, "test": few})

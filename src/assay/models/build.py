@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -47,7 +48,9 @@ def family(name: str) -> Family:
         return SequenceFamily(registry.resolve("mixer", name))
     if registry.known("model", name):
         return registry.resolve("model", name)()
-    raise UserError(f"There is no model or mixer named {name!r}: `assay catalog` lists them; or name your own as file.py:Class.")
+    near = difflib.get_close_matches(name, [*registry.names("model"), *registry.names("mixer")], n=3)
+    offer = f"did you mean {', '.join(near)}?" if near else "`assay catalog` lists them."
+    raise UserError(f"There is no model or mixer named {name!r}: {offer} (or name your own: file.py:Class)")
 
 
 def is_pattern(name: str) -> bool:

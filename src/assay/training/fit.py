@@ -84,10 +84,12 @@ def fit(
         on_progress: called with the history after every validation.
 
     Raises:
-        ValueError: no budget, or one that is not positive.
+        ValueError: no budget, or one that is not positive; a batch of no examples.
     """
     spent = _Budget(steps, seconds, flops)
     fabric = fabric or Fabric(devices=1, accelerator="cuda" if torch.cuda.is_available() else "cpu")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if batch_size % fabric.world_size:
         raise ValueError(
             f"batch_size {batch_size} must be a multiple of the {fabric.world_size} processes, so that each has an equal share"
