@@ -64,7 +64,7 @@ def test_kernels_train_the_biases_of_the_columns():
     """With biases at 0 and never trained, rectifiers give twice the answer for twice the row (0.68 here), and erf an odd one (0.69)."""
     trials = KernelTrials(rings())
     assert min(trials.kernel(name, 1).value for name in ("relu", "erf")) > 0.9
-    assert trials.network("relu", 2).bias_rates == (1.0, 0.0, 0.0)  # 2 / columns
+    assert trials.network("relu", 2).bias_rates == pytest.approx((1.0, 0.0, 0.0))  # 2 / columns
 
 
 def test_leaving_out_is_fitting_without():
