@@ -5,6 +5,12 @@ from assay.papers.inception import LossRecorder
 from assay.papers.vision_runs import Entrant, Race, glyph_task, training_accuracy
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("paper", [simplenet.PAPER, inception.PAPER])
+def test_published_scale_counts_or_says_why_it_does_not_run(paper):
+    assert {claim.experiment("paper").verdict for claim in paper.claims} <= {"holds", "not-run"}
+
+
 def test_counted_claims_hold():
     assert simplenet.parameters("smoke").values["VGG-16 / SimpleNet"] == pytest.approx(24.05, abs=0.01)
     assert inception.cost("smoke").values["ratio"] == pytest.approx(13.16 / 12.25, abs=0.002)

@@ -189,6 +189,8 @@ def _differentiable(predict: Callable[[Vector], Tensor], loss: Callable[[Tensor]
     try:
         product = gauss_newton(predict, loss, weights)
         product([torch.zeros_like(weight) for weight in weights])
+    except torch.OutOfMemoryError:  # a RuntimeError too, but no word about derivatives
+        raise
     except (RuntimeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"Hessian-free steps need derivatives forwards, which a part of this network has not: {reason}") from error
