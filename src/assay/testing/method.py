@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from assay.testing.rules import Report, Rule, require, require_close, run_rules
 from assay.training import fit
 
 STEPS = 40
-FEW = 4  # what must hold from the first step on is seen in a few
 
 
 def check_method(method: Callable[[], Method]) -> Report:
@@ -34,15 +34,32 @@ def check_method(method: Callable[[], Method]) -> Report:
 def method_report(method: Any) -> Report:
     """The rules of `check_method`, kept or broken, without raising."""
     maker = (lambda: copy.deepcopy(method)) if isinstance(method, Method) else method
+    runs = _Runs(maker)
     rules: list[Rule] = [
         ("is made without arguments and has a method's wrappers", lambda: _made(maker)),
-        ("trains a small network", lambda: _trains(maker)),
-        ("trains the same way for the same seed", lambda: _reproducible(maker)),
+        ("trains a small network", lambda: _trains(runs)),
+        ("trains the same way for the same seed", lambda: _reproducible(runs)),
         ("composes with itself and in either order", lambda: _composes(maker)),
-        ("leaves the model's parameters by the same names and shapes", lambda: _whole(maker)),
-        ("gives a state that it accepts back", lambda: _state(maker)),
+        ("leaves the model's parameters by the same names and shapes", lambda: _whole(runs)),
+        ("gives a state that it accepts back", lambda: _state(runs)),
     ]
     return run_rules(rules, fatal=2)
+
+
+class _Runs:
+    """Two trainings alike, each run when a rule first asks for it: most rules look at the same ones."""
+
+    def __init__(self, maker: Callable[[], Any]) -> None:
+        self.maker = maker
+
+    @cached_property
+    def first(self) -> tuple[nn.Module, Any]:
+        return _trained(self.maker())
+
+    @cached_property
+    def second(self) -> tuple[Method, nn.Module]:
+        method = self.maker()
+        return method, _trained(method)[0]
 
 
 def _made(maker: Callable[[], Any]) -> str:
@@ -55,24 +72,24 @@ def _made(maker: Callable[[], Any]) -> str:
     return ""
 
 
-def _trained(*methods: Method, steps: int = FEW) -> tuple[nn.Module, Any]:
+def _trained(*methods: Method) -> tuple[nn.Module, Any]:
     task = tiny_task()
     torch.manual_seed(0)
     model = build("mlp", task.signature, 500)
-    history = fit(model, task, steps=steps, learning_rate=1e-2, batch_size=16, methods=methods)
+    history = fit(model, task, steps=STEPS, learning_rate=1e-2, batch_size=16, methods=methods)
     return model, history
 
 
-def _trains(maker: Callable[[], Method]) -> str:
-    model, history = _trained(maker(), steps=STEPS)
+def _trains(runs: _Runs) -> str:
+    model, history = runs.first
     require(history.status == "done", "training a small network on two well-separated classes diverged")
     value = tiny_task().evaluate(model, "test").metrics["accuracy"]
     require(value >= 0.9, f"accuracy on two well-separated classes is {value:.2f} after {STEPS} steps; without any method it is 1.00")
     return f"accuracy {value:.2f} after {STEPS} steps"
 
 
-def _reproducible(maker: Callable[[], Method]) -> str:
-    first, second = (_trained(maker())[0].state_dict() for _ in range(2))
+def _reproducible(runs: _Runs) -> str:
+    first, second = runs.first[0].state_dict(), runs.second[1].state_dict()
     for name, weight in first.items():
         require_close(second[name], weight, 0.0, f"{name} after two runs with the same seed")
     return ""
@@ -86,18 +103,17 @@ def _composes(maker: Callable[[], Method]) -> str:
     return ""
 
 
-def _whole(maker: Callable[[], Method]) -> str:
-    plain, changed = (dict(_trained(*methods)[0].named_parameters()) for methods in ((), (maker(),)))
+def _whole(runs: _Runs) -> str:
+    plain, changed = (dict(model.named_parameters()) for model in (build("mlp", tiny_task().signature, 500), runs.first[0]))
     require(plain.keys() == changed.keys(), f"parameters changed from {', '.join(plain)} to {', '.join(changed)}")
     return ""
 
 
-def _state(maker: Callable[[], Method]) -> str:
-    method = maker()
-    _trained(method)
+def _state(runs: _Runs) -> str:
+    method, _model = runs.second
     state = method.state_dict()
     require(isinstance(state, dict), f"state_dict gave a {type(state).__name__}")
-    fresh = maker()
+    fresh = runs.maker()
     fresh.load_state_dict(copy.deepcopy(state))
     again = fresh.state_dict()
     require(_plain(again) == _plain(state), f"after load_state_dict, state_dict gives {list(again)} with other values")
