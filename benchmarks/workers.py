@@ -1,7 +1,8 @@
 """Two workers against one, one thread a run in both: wall time of the same study (aim: at least 1.8 times as fast with 8 runs or more).
 
-Run: ``python benchmarks/workers.py [--steps 400] [--seeds 8]``. Two ratios are printed: of the training phase (processes starting, opening
-and training), and of the whole command with measuring and the report, which are done by one process on purpose.
+Run: ``python benchmarks/workers.py [--steps 1000] [--seeds 8]``. Two ratios are printed: of the training phase (processes starting, opening
+and training), and of the whole command with measuring and the report, which are done by one process on purpose. A worker spends some two
+seconds on starting, so the shorter the runs, the lower the ratio: the default makes runs of several seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def timed(folder: Path, workers: int, options: argparse.Namespace) -> tuple[floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=8)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

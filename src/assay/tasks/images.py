@@ -29,6 +29,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 FORBIDDEN = "may not be read: "
 _CHUNK = 64  # files a thread takes at a time
+_TINY = 4096  # bytes: below, opening a file costs more than decoding it, and threads only wait for the interpreter's lock
 Size = tuple[int, int]
 
 
@@ -309,10 +310,26 @@ def _eight_bits(image: Pillow.Image) -> Pillow.Image:
 
 def _decode_all(sources: Sequence[str] | Sequence[bytes], longest: int) -> list[_Decoded | str]:
     chunks = [sources[start : start + _CHUNK] for start in range(0, len(sources), _CHUNK)]
-    workers = min(8, os.cpu_count() or 1, len(chunks))
+    workers = 1 if _tiny(sources) else min(8, os.cpu_count() or 1, len(chunks))
     with ThreadPoolExecutor(max(1, workers)) as pool:
         results = pool.map(lambda chunk: [_decode_one(source, longest) for source in chunk], chunks)
         return [result for chunk in results for result in chunk]
+
+
+def _tiny(sources: Sequence[str] | Sequence[bytes]) -> bool:
+    """Whether a few of the files, spread over all, are tiny."""
+    sample = sources[:: max(1, len(sources) // 8)]
+    return float(np.median([_bytes(source) for source in sample] or [0])) < _TINY
+
+
+def _bytes(source: str | bytes) -> int:
+    """Size of one file, 0 where there is none: what is wrong with it, the decoder says."""
+    if isinstance(source, bytes):
+        return len(source)
+    try:
+        return os.path.getsize(source)
+    except OSError:
+        return 0
 
 
 def _decode_one(source: str | bytes, longest: int) -> _Decoded | str:
