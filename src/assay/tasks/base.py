@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,7 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assay.contracts import Batch, Class, Evaluation, NextTokens, Output, Predictor, Signature, SplitName, TokenSequence, Values
+from assay.contracts import Batch, Class, Evaluation, NextTokens, Output, Predictor, Signature, SplitName, Tokens, TokenSequence, Values
+
+POOL = 4
+"""Batches whose examples are sorted by length together: more would save little more, and make the batches of small data alike."""
+GRAIN = 32
+"""Lengths of batches are multiples of it, so that a study meets few shapes."""
 
 Prepare = Callable[[Batch], Batch]
 Augment = Callable[[Batch, torch.Generator], Batch]
@@ -19,6 +25,9 @@ Augment = Callable[[Batch, torch.Generator], Batch]
 
 class ArrayTask:
     """Data held as tensors, example by example in dimension 0.
+
+    Padded token sequences with one answer each are batched by length, and a batch is as long as its longest: padding changes no
+    prediction, and costs time. Four batches are drawn at random, sorted together and cut anew; each example still comes once an epoch.
 
     Args:
         name: short name, used in file names and the report.
@@ -76,11 +85,14 @@ class ArrayTask:
     def training_batches(self, batch_size: int, seed: int) -> Iterator[Batch]:
         """Endless training batches: a fresh permutation an epoch, the last incomplete batch dropped (kept if it is the only one)."""
         generator = torch.Generator().manual_seed(seed)
-        count = self.size("train")
+        count, lengths = self.size("train"), self._lengths("train")
         while True:
             order = torch.randperm(count, generator=generator)
+            if lengths is not None:
+                order = _pooled(order, lengths, batch_size, generator)
             for start in range(0, max(count - batch_size, 0) + 1, batch_size):
                 batch = self.batch_of("train", order[start : start + batch_size])
+                batch = batch if lengths is None else shortened(batch)
                 yield self.augment(batch, generator) if self.augment else batch
 
     def batches(self, split: SplitName, batch_size: int) -> Iterator[Batch]:
@@ -93,6 +105,22 @@ class ArrayTask:
         batch = {key: tensor[index] for key, tensor in self.splits[split].items()}
         return self.prepare(batch) if self.prepare else batch
 
+    def _lengths(self, split: SplitName) -> Tensor | None:
+        """(examples,) lengths without padding, where token sequences are padded and each has one answer; else None."""
+        mask = self.splits[split].get("mask")
+        one_answer = isinstance(self.signature.output, Class | Values) and not self.signature.per_position
+        if mask is None or not isinstance(self.signature.input, Tokens) or not one_answer:
+            return None
+        return lengths_of(mask)
+
+    def _ordered(self, split: SplitName, order: Tensor | None, batch_size: int) -> Iterator[Batch]:
+        """One pass over a split: as it lies, or in ``order`` and without the padding behind each batch's longest."""
+        if order is None:
+            yield from self.batches(split, batch_size)
+            return
+        for index in order.split(batch_size):
+            yield shortened(self.batch_of(split, index))
+
     def shard(self, batch: Batch, rank: int, world: int) -> Batch:
         """The part of a global batch that process ``rank`` of ``world`` trains on: every ``world``-th example."""
         return {key: tensor[rank::world] for key, tensor in batch.items()}
@@ -104,17 +132,42 @@ class ArrayTask:
 
     def evaluate(self, predictor: Predictor, split: SplitName, batch_size: int = 256) -> Evaluation:
         """Every measure that the signature implies, computed over one pass of the split."""
+        lengths = self._lengths(split)
+        order = None if lengths is None else lengths.argsort(stable=True)
         parts: dict[str, list[Tensor]] = {"prediction": [], "target": [], "mask": [], "loss": [], "count": []}
         with torch.no_grad():
-            for batch in self.batches(split, batch_size):
+            for batch in self._ordered(split, order, batch_size):
                 prediction = predictor(batch).prediction.float().cpu()
                 loss, count = example_losses(self.signature, prediction, batch)
                 row = (summarise(self.signature, prediction), batch["target"], target_mask(batch), loss, count)
                 for part, value in zip(parts.values(), row, strict=True):
                     part.append(value)
-        joined = {name: torch.cat(part) for name, part in parts.items()}
+        joined = {name: torch.cat(part) if order is None else torch.cat(part)[order.argsort()] for name, part in parts.items()}
         metrics, scores = measures(self.signature, **joined)
         return Evaluation(metrics, scores[self.metric].double().numpy(), joined["prediction"].numpy(), self.groups.get(split))
+
+
+def lengths_of(mask: Tensor) -> Tensor:
+    """(examples,) one more than the last real position of ``mask`` (examples, length)."""
+    return (mask * torch.arange(1, mask.shape[1] + 1)).amax(1)
+
+
+def shortened(batch: Batch) -> Batch:
+    """A batch of padded sequences, cut behind its longest (at a multiple of `GRAIN`): every tensor shaped as ``mask`` (batch, length)."""
+    mask = batch["mask"]
+    longest = max(1, int(lengths_of(mask).max()))
+    length = GRAIN * math.ceil(longest / GRAIN)
+    return {key: tensor[:, :length] if tensor.shape[:2] == mask.shape else tensor for key, tensor in batch.items()}
+
+
+def _pooled(order: Tensor, lengths: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """The order of an epoch in which the examples of every `POOL` batches are sorted by length and their batches shuffled anew."""
+    pools = []
+    for pool in order.split(POOL * batch_size):
+        batches = pool[lengths[pool].argsort(stable=True)].split(batch_size)
+        shuffled = torch.randperm(len(batches) - (len(batches[-1]) < batch_size), generator=generator).tolist()
+        pools += [batches[index] for index in shuffled] + list(batches[len(shuffled) :])  # an incomplete batch stays the last
+    return torch.cat(pools)
 
 
 def default_metric(signature: Signature) -> str:

@@ -19,6 +19,7 @@ from assay.training.schedule import SCHEDULES
 
 OptimizerMaker = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
 VALIDATIONS = 10
+SHAPES = 32  # of batches whose operations are counted; graphs cut anew every step would have no end of them
 VALIDATION_SHARE = 0.25  # of the training's operations, at most, for the validations along the way
 
 
@@ -98,7 +99,7 @@ def fit(
     history = History()
     for method in methods:
         method.setup(model, task)
-    spent.flops_a_step = 3 * count_flops(predictor(model.eval()), next(task.training_batches(batch_size, seed)))
+    spent.count(model, next(task.training_batches(batch_size, seed)))
     maker = optimizer or (lambda parameters, rate: torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01))
     wrapped = fabric.setup_module(model)
     driver: Any = fabric.setup_optimizers(maker([p for p in wrapped.parameters() if p.requires_grad], learning_rate))
@@ -108,6 +109,7 @@ def fit(
 
     wrapped.train()
     for batch in task.training_batches(batch_size, seed):
+        flops = spent.count(wrapped, batch)
         started = time.perf_counter()
         factor = SCHEDULES[schedule](spent.share(history))
         for group, rate in zip(driver.param_groups, rates, strict=True):
@@ -122,7 +124,7 @@ def fit(
         update(driver)
         history.steps += 1
         history.seconds += time.perf_counter() - started
-        history.flops += spent.flops_a_step
+        history.flops += flops
         spent.examples_a_step = _examples(batch) * fabric.world_size
         finished = _agreed(spent.share(history) >= 1, fabric)
         if finished or history.steps % (validate_every or spent.interval(history)) == 0:
@@ -141,8 +143,12 @@ def fit(
 
 def predictor(model: nn.Module) -> Predictor:
     """The model as a predictor that brings each batch to where the model is, so that evaluation works on any device."""
+    return lambda batch: model(_moved(batch, model))
+
+
+def _moved(batch: Batch, model: nn.Module) -> Batch:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    return lambda batch: model({key: value.to(device) for key, value in batch.items()})
+    return {key: value.to(device) for key, value in batch.items()}
 
 
 class _Budget:
@@ -151,7 +157,7 @@ class _Budget:
     def __init__(self, steps: int | None, seconds: float | None, flops: float | None) -> None:
         given = {"steps": steps, "seconds": seconds, "flops": flops}
         self.limits = {name: float(value) for name, value in given.items() if value is not None}
-        self.flops_a_step = 0.0
+        self.flops_of: dict[tuple[tuple[int, ...], ...], float] = {}
         self.examples_a_step = 0
         self.examples_a_validation = 0
         if not self.limits:
@@ -159,6 +165,16 @@ class _Budget:
         for name, limit in self.limits.items():
             if not limit > 0:
                 raise ValueError(f"{name} must be positive, got {limit:g}")
+
+    def count(self, model: nn.Module, batch: Batch) -> float:
+        """Operations of a step on the batch, forward and backward: counted once a shape, past `SHAPES` in proportion to the first."""
+        shape = tuple(tuple(tensor.shape) for tensor in batch.values())
+        if shape not in self.flops_of:
+            if len(self.flops_of) >= SHAPES:
+                first = next(iter(self.flops_of))
+                return self.flops_of[first] * sum(map(math.prod, shape)) / sum(map(math.prod, first))
+            self.flops_of[shape] = 3 * count_flops(model, _moved(batch, model))
+        return self.flops_of[shape]
 
     def share(self, history: History) -> float:
         return max(getattr(history, name) / limit for name, limit in self.limits.items())
