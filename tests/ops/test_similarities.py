@@ -9,6 +9,7 @@ from torch import Tensor
 from assay.ops.similarities import (
     KINDS,
     AccumulatedAlignment,
+    Kind,
     debiased_cka,
     kernel,
     linear_cka,
@@ -16,6 +17,8 @@ from assay.ops.similarities import (
     rsa,
     similarity,
 )
+
+SCALE_FREE: tuple[Kind, ...] = ("cka", "cka-debiased", "rsa")
 
 
 def layers(examples: int = 30, p: int = 6, q: int = 9) -> tuple[Tensor, Tensor]:
@@ -70,7 +73,7 @@ def test_unrelated_wide_layers_are_alike_for_cka_and_not_for_debiased_cka() -> N
     assert abs(debiased_cka(x, y)) < 0.3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SCALE_FREE)
 def test_scale_and_rotation_do_not_matter_and_order_of_the_two_neither(kind) -> None:
     x, y = layers()
     rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).Q
@@ -80,6 +83,109 @@ def test_scale_and_rotation_do_not_matter_and_order_of_the_two_neither(kind) -> 
     torch.testing.assert_close(representational_distance(x, x, kind), torch.zeros((), dtype=torch.float64), atol=1e-12, rtol=0)
     if kind != "rsa":
         torch.testing.assert_close(representational_distance(x + 100, y, kind), distance, rtol=1e-8, atol=0)
+
+
+def test_the_scale_aware_distance_is_cka_and_the_squared_log_ratio_of_deviations() -> None:
+    """Against both terms written out; turned, shifted and mirrored layers stay as near, scaled ones do not."""
+    x, y = layers()
+    ratio = (x - x.mean(0)).square().mean().sqrt() / (y - y.mean(0)).square().mean().sqrt()
+    distance = representational_distance(x, y, "cka-log-norm")
+    torch.testing.assert_close(distance, 1 - written_out(x, y) + ratio.log().square())
+    rotation = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).Q
+    torch.testing.assert_close(representational_distance(x @ rotation + 100, y, "cka-log-norm"), distance)
+    torch.testing.assert_close(representational_distance(3 * x, x, "cka-log-norm"), torch.tensor(3.0, dtype=torch.float64).log().square())
+    torch.testing.assert_close(representational_distance(x, x.repeat(1, 5), "cka-log-norm"), 0 * distance, atol=1e-12, rtol=0)
+
+
+def test_a_constant_layer_has_no_scale_to_hold() -> None:
+    constant = torch.full((16, 5), 3.3, requires_grad=True)
+    value = representational_distance(constant, torch.randn(16, 4, generator=torch.Generator().manual_seed(0)), "cka-log-norm")
+    assert value == 1
+    (gradient,) = torch.autograd.grad(value, constant)
+    assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def wide_layers(examples: int = 64, p: int = 4000, q: int = 3000) -> tuple[Tensor, Tensor]:
+    """Two layers that share half of what they are made of, the second of another mean."""
+    generator = torch.Generator().manual_seed(0)
+    source, other = (torch.randn(examples, 20, generator=generator) for _ in range(2))
+    mixed = torch.cat([source[:, :10], other[:, 10:]], 1)
+    x = (source @ torch.randn(20, p, generator=generator)).relu()
+    return x, (mixed @ torch.randn(20, q, generator=generator)).tanh() + 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_projected_layers_are_as_far_apart_as_the_bound_allows_and_draw_the_same_way(kind) -> None:
+    """The exact distance is the oracle, of the value and of the gradient, which projected itself would be at a cosine of 0.5."""
+    x, y = wide_layers()
+    x.requires_grad_()
+    exact, projected = (representational_distance(x, y, kind, project_to=width) for width in (0, 1000))
+    assert exact != projected
+    squared, bound = 0.0, 0.0
+    for layer in (x.detach(), y):
+        gram = (layer - layer.mean(0)) @ (layer - layer.mean(0)).T
+        if kind == "rsa":
+            gram = torch.nn.functional.normalize(layer) @ torch.nn.functional.normalize(layer).T
+        length = kernel_length(gram, kind)
+        bound += (2 / 1000) ** 0.5 * float(gram.norm()) / length
+        squared += (float(gram.trace() ** 2 + gram.square().sum()) / 1000) ** 0.5 / length
+    assert abs(float(exact.detach() - projected.detach())) < bound + squared**2 / 2
+    gradients = [torch.autograd.grad(value, x)[0].flatten() for value in (exact, projected)]
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.8
+
+
+def kernel_length(gram: Tensor, kind: str) -> float:
+    """Of what the products are centred to: u of the bound."""
+    if kind == "rsa":
+        return float((gram - gram.mean()).norm())
+    if kind == "cka-debiased":
+        n = len(gram)
+        gram = gram - gram.diag().diag()
+        rows, total = gram.sum(1) / (n - 2), gram.sum() / ((n - 1) * (n - 2))
+        gram = gram - rows - rows[:, None] + total
+        return float((gram - gram.diag().diag()).norm())
+    return float(gram.norm())
+
+
+def test_projection_leaves_equal_layers_equal_and_narrow_or_few_ones_exact() -> None:
+    x, y = wide_layers()
+    assert abs(representational_distance(x, x, project_to=1000)) < 1e-6
+    for first, second, width in ((x, y, 4000), (x[:8], y[:8], 1000)):
+        assert torch.equal(kernel(first, project_to=width), kernel(first))
+        torch.testing.assert_close(representational_distance(first, second, project_to=width), representational_distance(first, second))
+
+
+def test_by_position_projected_kernels_leave_padding_out() -> None:
+    """What is not real may be anything, and gets no gradient."""
+    x, _ = wide_layers(96)
+    x = x.view(48, 2, 4000).clone()
+    mask = torch.arange(48)[:, None] < torch.tensor([48, 40])
+    expected = representational_distance(x, x.flip(2)[..., :500], "cka", mask, per_token=True, project_to=1000)
+    x[40:, 1] = float("inf")
+    x.requires_grad_()
+    found = representational_distance(x, torch.where(mask[..., None], x.detach(), 0).flip(2)[..., :500], "cka", mask, True, 1000)
+    torch.testing.assert_close(found, expected)
+    (gradient,) = torch.autograd.grad(found, x)
+    assert torch.equal(gradient[40:, 1], torch.zeros(8, 4000))
+    assert gradient[:40].abs().amax((0, 2)).min() > 0
+
+
+def test_accumulated_errors_bound_what_projection_does_and_are_zero_without() -> None:
+    x, y = wide_layers(128)
+    narrow = y[:, :50]
+    exact, projected = AccumulatedAlignment(), AccumulatedAlignment(1000)
+    for rows in torch.arange(128).split(64):
+        for total in (exact, projected):
+            total.add([x[rows], narrow[rows]], [y[rows], narrow[rows]])
+    difference, error = (exact.matrix() - projected.matrix()).abs(), projected.error()
+    assert torch.equal(exact.error(), torch.zeros(2, 2, dtype=torch.float64))
+    assert error[1, 1] == difference[1, 1] == 0
+    assert (difference[0] < error[0]).all()
+    assert error[0, 1] < error[0, 0] < 0.3
+    noise = torch.randn(64, 3000, generator=torch.Generator().manual_seed(1))  # the little that its kernel varies is less than the error
+    total = AccumulatedAlignment(100)
+    total.add([noise], [noise])
+    assert total.error() == torch.inf
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -153,7 +259,7 @@ def test_batches_average_to_what_one_sum_gives() -> None:
 
 def test_kernels_have_length_one() -> None:
     x, y = layers()
-    for kind in KINDS:
+    for kind in SCALE_FREE:
         torch.testing.assert_close(kernel(x, kind).norm(), torch.ones((), dtype=torch.float64))
         torch.testing.assert_close(1 - similarity(kernel(x, kind), kernel(y, kind)), representational_distance(x, y, kind))
 
@@ -171,7 +277,10 @@ def test_kernels_have_length_one() -> None:
             lambda x, y: representational_distance(x[:, None], y[:, None], "cka", torch.arange(30)[:, None] < 5, per_token=True),
             "no position has 8 real examples: the most are 5",
         ),
+        (lambda x, y: representational_distance(x, y, project_to=-1), r"project_to must be at least 0 \(0: never\), got -1"),
+        (lambda x, y: AccumulatedAlignment(-1), "project_to must be at least 0"),
         (lambda x, y: AccumulatedAlignment().matrix(), "no batch was added"),
+        (lambda x, y: AccumulatedAlignment().error(), "no batch was added"),
         (lambda x, y: AccumulatedAlignment().add([], [y]), "no layer"),
         (lambda x, y: AccumulatedAlignment().add([x], [y[:9]]), "the same examples, got 30 and 9"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import logging
 from typing import Any
 
@@ -15,12 +17,12 @@ from assay.models import build, save
 from assay.models.activations import Activations, record
 from assay.models.mlp import MLP
 from assay.models.reference import referred
-from assay.ops.similarities import linear_cka
+from assay.ops.similarities import linear_cka, representational_distance
 from assay.testing.examples import random_batch, tiny_task
 from assay.training import fit
 from assay.training.methods import make_method
 from assay.training.methods.clipping import Clipping
-from assay.training.methods.guidance import Guidance, map_layers, noise_like
+from assay.training.methods.guidance import ALIGNED_BATCHES, Guidance, best_map, map_layers, noise_like
 
 SIGNATURE = tiny_task().signature
 
@@ -47,6 +49,10 @@ class Counting(nn.Module):
         return self.inner(batch)
 
 
+class Unrecorded(nn.Linear):
+    """A linear map of a kind that is not recorded."""
+
+
 def plain(model: nn.Module, batch: dict[str, Tensor]) -> Output:
     output = model(batch)
     output.loss = tiny_task().loss(output, batch)
@@ -66,6 +72,89 @@ def plain(model: nn.Module, batch: dict[str, Tensor]) -> Output:
 )
 def test_the_map_of_layers(counts, expected) -> None:
     assert map_layers(*counts) == expected
+
+
+@pytest.mark.parametrize("sizes", [(1, 4), (4, 1), (3, 5), (5, 3)])
+def test_the_best_map_is_the_best_of_all_that_keep_the_order(sizes) -> None:
+    alignment = torch.rand(*sizes, generator=torch.Generator().manual_seed(0))
+    maps = itertools.combinations_with_replacement(range(sizes[1]), sizes[0])
+    assert best_map(alignment) == list(max(maps, key=lambda layers: float(sum(alignment[i, t] for i, t in enumerate(layers)))))
+
+
+def half_hidden(model: MLP) -> nn.Module:
+    """A copy of a network of five hidden layers that shows its third and fourth alone: by depth they would be the first and the fifth."""
+    guide = copy.deepcopy(model).requires_grad_(False).eval()
+    for place in (0, 2, 8):
+        guide.layers[place].__class__ = Unrecorded
+    return guide
+
+
+def test_aligned_layers_are_those_most_alike_after_the_first_batches(caplog) -> None:
+    model = network(depth=5, norm="none").eval()
+    method = Guidance(half_hidden(model), "aligned")
+    method.setup(model, tiny_task())
+    batches = [random_batch(SIGNATURE, 16, seed=seed) for seed in range(ALIGNED_BATCHES + 1)]
+    with caplog.at_level(logging.INFO):
+        found = [method.objective(plain)(model, batch).losses["guidance"].item() for batch in batches]
+    for batch, loss in zip(batches[:-1], found[:-1], strict=True):  # by depth until then
+        layers = [layer.output for layer in record(model, batch)]
+        assert loss == pytest.approx(float(2 - linear_cka(layers[0], layers[2]) - linear_cka(layers[4], layers[3])), abs=1e-5)
+    assert found[-1] == pytest.approx(0, abs=1e-5)
+    assert method.map == [2, 3]
+    assert "most like them: layers.4 to layers.4, layers.6 to layers.6" in caplog.text
+
+
+def test_the_map_goes_on_from_a_checkpoint() -> None:
+    """One that is taken between the first batches gives the same map as all of them in one go, and a map that is found stays."""
+    model = network(depth=5).eval()
+    batches = [random_batch(SIGNATURE, 16, seed=seed) for seed in range(ALIGNED_BATCHES + 1)]
+    whole, first, second, third = (Guidance(frozen(depth=3), "aligned") for _ in range(4))
+
+    def run(method: Guidance, part: slice) -> None:
+        method.setup(model, tiny_task())
+        for batch in batches[part]:
+            method.objective(plain)(model, batch)
+
+    run(whole, slice(None))
+    run(first, slice(0, 2))
+    second.load_state_dict(first.state_dict())
+    run(first, slice(3, 4))  # what comes after it was saved is not in the state
+    run(second, slice(2, None))
+    third.load_state_dict(second.state_dict())
+    assert first.map is None
+    assert whole.map == second.map == third.map
+    assert whole.map is not None
+
+
+def test_the_scale_aware_distance_holds_the_scale_of_a_network_without_norms() -> None:
+    """Layers that start at twice the scale of the guide's come near it, which the plain similarity does not see to."""
+    drift = {}
+    for distance in ("cka", "cka-log-norm"):
+        model, guide = network(norm="none", depth=2), network(norm="none", depth=2, seed=5).requires_grad_(False)
+        with torch.no_grad():
+            model.layers[0].weight.mul_(2)
+        method = Guidance(guide, distance=distance)
+        optimizer = torch.optim.Adam(model.parameters(), 2e-2)
+        batch = random_batch(SIGNATURE, 32)
+        with method.watch(model):
+            for _ in range(60):
+                model(batch)
+                optimizer.zero_grad()
+                method.loss(batch).backward()
+                optimizer.step()
+        target, own = ([layer.output.std(0).norm() for layer in record(net, batch)] for net in (model, guide))
+        drift[distance] = max(float((t / g).log().abs()) for t, g in zip(target, own, strict=True))
+    assert drift["cka-log-norm"] < 0.4 < 0.6 < drift["cka"]
+
+
+def test_wide_layers_are_projected_where_that_is_asked_for() -> None:
+    model, guide, batch = network(600).eval(), frozen(500), random_batch(SIGNATURE, 64)
+    target, own = ([layer.output for layer in record(net, batch)] for net in (model, guide))
+    for width in (100, 0):
+        method = Guidance(guide, project_to=width)
+        method.setup(model, tiny_task())
+        expected = sum(representational_distance(target[t], own[i], project_to=width) for i, t in enumerate((0, 2)))
+        torch.testing.assert_close(method.objective(plain)(model, batch).losses["guidance"], expected)
 
 
 @pytest.mark.parametrize(("collisions", "kept"), [("sum", [0, 1, 2, 3, 4]), ("last", [1, 2, 4])])
@@ -244,7 +333,7 @@ def test_a_run_or_a_name_is_a_guide(tmp_path) -> None:
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(next(first.parameters()), next(second.parameters()))
     assert not torch.equal(next(first.parameters()), next(other.parameters()))
-    method = make_method(f"guidance:guide={tmp_path / 'run'},until_step=2,distance=cka-debiased")
+    method = make_method(f"guidance:guide={tmp_path / 'run'},until_step=2,distance=cka-log-norm,layers=aligned,project_to=0")
     history = fit(network(), tiny_task(), steps=4, batch_size=16, methods=[method, Clipping()])
     assert history.status == "done"
     with pytest.raises(UserError, match=r"reads .*features=6.*, but here .*features=7.* comes in"):
@@ -256,6 +345,7 @@ def test_a_run_or_a_name_is_a_guide(tmp_path) -> None:
 def test_a_target_without_norms_is_warned_of(caplog) -> None:
     with caplog.at_level(logging.WARNING):
         Guidance(frozen()).setup(network(), tiny_task())
+        Guidance(frozen(), distance="cka-log-norm").setup(network(norm="none"), tiny_task())
         assert not caplog.records
         Guidance(frozen()).setup(network(norm="none"), tiny_task())
     assert "MLP has no normalisation layer" in caplog.text
@@ -289,7 +379,9 @@ def test_recorded_layers_are_in_the_order_of_computation_with_examples_first() -
         (lambda: Guidance(distance="cosine"), "distance must be one of .*, got 'cosine'"),
         (lambda: Guidance(collisions="first"), "collisions must be one of sum, last, got 'first'"),
         (lambda: Guidance(guide_input="none"), "guide_input must be one of same, noise, got 'none'"),
-        (lambda: Guidance(layers="all"), "layers must be 'auto'"),
+        (lambda: Guidance(layers="all"), "layers must be 'auto', 'aligned', .*, got 'all'"),
+        (lambda: Guidance(project_to=-1), "project_to must be at least 0 .*, got -1"),
+        (lambda: best_map(torch.zeros(0, 3)), r"at least one hidden layer each, got alignments \(0, 3\)"),
         (lambda: Guidance(remember=-1), "remember must be at least 0 GiB, .* got -1"),
         (lambda: Guidance(remember=1, guide_input="noise"), "0 with noise, .* got 1"),
         (lambda: Guidance(network()), "require gradients"),

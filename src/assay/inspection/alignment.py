@@ -12,7 +12,7 @@ from assay.contracts import Batch, Finding, Task
 from assay.measure import parameter_count
 from assay.models.activations import Layer, example_count, record
 from assay.models.reference import referred
-from assay.ops.similarities import LEAST, AccumulatedAlignment
+from assay.ops.similarities import LEAST, PROJECTED, AccumulatedAlignment, check_projection
 
 
 class Alignment:
@@ -29,21 +29,27 @@ class Alignment:
         examples: of the validation split.
         batch_size: examples of which the similarities are taken together; over batches their unbiased estimates average.
         seed: of a network that is made.
+        project_to: numbers that wider layers are projected to at random where that saves work; 0: never. The finding then says what error
+            that makes at most (root mean square: `assay.ops.similarities`).
 
     Raises:
-        ValueError: fewer than eight examples, or in a batch.
+        ValueError: fewer than eight examples, or in a batch; a negative number to project to.
         UserError: there is no such other network, or it reads other data.
     """
 
-    def __init__(self, other: str | None = None, examples: int = 512, batch_size: int = 128, seed: int = 0) -> None:
+    def __init__(
+        self, other: str | None = None, examples: int = 512, batch_size: int = 128, seed: int = 0, project_to: int = PROJECTED
+    ) -> None:
         if min(examples, batch_size) < LEAST:
             raise ValueError(f"examples and batch_size must be at least {LEAST}, got {examples} and {batch_size}")
-        self.other, self.examples, self.batch_size, self.seed = other, examples, batch_size, seed
+        check_projection(project_to)
+        self.other, self.examples, self.batch_size, self.seed, self.project_to = other, examples, batch_size, seed, project_to
 
     def __call__(self, model: nn.Module, task: Task) -> Finding:
         """Compare the layers; the model is left as it was."""
         second = model if self.other is None else referred(self.other, task.signature, parameter_count(model), self.seed)
-        matrix, rows, columns = alignment_matrix(model, second, self._batches(task))
+        total, rows, columns = _accumulated(model, second, self._batches(task), self.project_to)
+        matrix, error = total.matrix(), total.error()
         if self.other is None:
             sentence, others = _within(matrix, rows), matrix - 2 * torch.eye(len(rows), dtype=matrix.dtype)
         else:
@@ -54,6 +60,9 @@ class Alignment:
             for name, index, value in zip(rows, best.indices, best.values, strict=True)
             if float(value) > -1  # a single layer has no other beside it
         ]
+        if bool(error.any()):
+            sentence = f"{sentence} {_projected(error, self.project_to)}"
+            table = [{**row, "error": float(error[rows.index(row["layer"]), columns.index(row["most like"])])} for row in table]
         return Finding(sentence, table, _figure(matrix, rows, columns))
 
     def _batches(self, task: Task) -> list[Batch]:
@@ -66,21 +75,32 @@ class Alignment:
         return kept
 
 
-def alignment_matrix(first: nn.Module, second: nn.Module, batches: Iterable[Any]) -> tuple[Tensor, list[str], list[str]]:
+def alignment_matrix(
+    first: nn.Module, second: nn.Module, batches: Iterable[Any], project_to: int = 0
+) -> tuple[Tensor, list[str], list[str]]:
     """The debiased CKA of the hidden layers of two networks on the same data, and the layers' names.
 
     Args:
         first: a network; its layers are those that `assay.models.activations.Activations` records.
         second: another, or the same.
         batches: named tensors or tensors, each of at least eight examples; a smaller one, as the last may be, is left out.
+        project_to: numbers that wider layers are projected to at random where that saves work; 0: never.
 
     Returns:
         (layers of the first, layers of the second), float64, and the names of both. Both networks are left as they were.
 
     Raises:
-        ValueError: no batch is large enough, a network has no hidden layer, or a layer's activations are not finite.
+        ValueError: no batch is large enough, a network has no hidden layer, a layer's activations are not finite, or a negative number to
+            project to.
     """
-    total = AccumulatedAlignment()
+    total, rows, columns = _accumulated(first, second, batches, project_to)
+    return total.matrix(), rows, columns
+
+
+def _accumulated(
+    first: nn.Module, second: nn.Module, batches: Iterable[Any], project_to: int
+) -> tuple[AccumulatedAlignment, list[str], list[str]]:
+    total = AccumulatedAlignment(project_to)
     rows: list[Layer] = []
     columns: list[Layer] = []
     for batch in batches:
@@ -91,7 +111,7 @@ def alignment_matrix(first: nn.Module, second: nn.Module, batches: Iterable[Any]
         for layers in (rows, columns):
             _check_finite(layers)
         total.add([layer.output for layer in rows], [layer.output for layer in columns])
-    return total.matrix(), _named(rows), _named(columns)
+    return total, _named(rows), _named(columns)
 
 
 def _check_finite(layers: Sequence[Layer]) -> None:
@@ -127,6 +147,13 @@ def _between(matrix: Tensor, rows: Sequence[str], columns: Sequence[str], other:
     return (
         f"A layer is alike by {float(best.values.mean()):.2f} on average to the one of {other} that is most like it; "
         f"most of all {rows[row]} to {columns[int(best.indices[row])]} ({float(best.values[row]):.2f})."
+    )
+
+
+def _projected(error: Tensor, width: int) -> str:
+    return (
+        f"Layers of more than {width:,} numbers were projected to so many at random, which puts a similarity off by "
+        f"{float(error.max()):.2g} at most (root mean square)."
     )
 
 
