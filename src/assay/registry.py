@@ -259,6 +259,7 @@ TABLE: dict[str, dict[str, str]] = {
         "recall": "assay.inspection.recall:Recall",
         "surprise": "assay.inspection.surprise:Surprise",
         "gradient-flow": "assay.inspection.gradient_flow:GradientFlow",
+        "gates": "assay.inspection.gates:Gates",
         "criticality": "assay.inspection.criticality:CriticalityProbe",
         "alignment": "assay.inspection.alignment:Alignment",
         "guides": "assay.inspection.guides:Guides",

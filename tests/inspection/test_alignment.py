@@ -10,6 +10,7 @@ from assay.bench.verbs import inspect, train
 from assay.errors import UserError
 from assay.inspection.alignment import Alignment, alignment_matrix
 from assay.models.mlp import MLP
+from assay.ops import random_projection
 from assay.testing.examples import tiny_task
 
 
@@ -66,6 +67,20 @@ def test_the_probe_says_which_layers_repeat_the_one_before() -> None:
     assert Alignment()(network(1), tiny_task()).table == []
 
 
+def test_the_probe_says_what_projection_may_have_cost(monkeypatch) -> None:
+    """Beside the exact similarities each projected one is off by less than the error in its row; without projection there is none."""
+    monkeypatch.setattr(random_projection, "_PASS", 1)  # the task is too small for it to be worth while
+    torch.manual_seed(0)
+    model = MLP(tiny_task().signature, 600, 3)
+    exact, projected = (Alignment(examples=32, project_to=width)(model, tiny_task()) for width in (0, 100))
+    assert "projected" not in exact.sentence
+    assert "error" not in exact.table[0]
+    assert "Layers of more than 100 numbers were projected to so many at random, which puts a similarity off by 0." in projected.sentence
+    for right, near in zip(exact.table, projected.table, strict=True):
+        assert right["most like"] == near["most like"]
+        assert 0 < abs(right["similarity"] - near["similarity"]) < near["error"] < 1
+
+
 def test_a_run_is_compared_with_another_by_name(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name, depth in (("first", 1), ("second", 2)):
@@ -82,6 +97,8 @@ def test_a_run_is_compared_with_another_by_name(tmp_path, monkeypatch) -> None:
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 8, got 4 and 128"):
         Alignment(examples=4)
+    with pytest.raises(ValueError, match=r"project_to must be at least 0 .*, got -1"):
+        Alignment(project_to=-1)
     with pytest.raises(ValueError, match="no batch was added"):
         alignment_matrix(network(), network(), list(tiny_task().batches("train", 4)))
     broken = network()

@@ -93,6 +93,16 @@ def test_one_head_is_the_layer_of_torch(function: str, layer: Any) -> None:
     torch.testing.assert_close(found[0, :, :, 0], expected, rtol=1e-9, atol=1e-10)
 
 
+def test_elman_with_the_logistic_function_is_its_equation() -> None:
+    """``h_t = σ(w_t + R h_{t−1} + b)``: PyTorch has no such layer to hold it against."""
+    inputs, weights, bias, states = problem("elman-sigmoid", (2, 8, 2, 3))
+    found, _ = recurrent_scan(inputs, weights, bias, states, "elman-sigmoid", "reference")
+    h = states[0, :, 0]
+    for t in range(8):
+        h = 1 / (1 + torch.exp(-(inputs[:, t, 0] + torch.einsum("hop,bhp->bho", weights[0], h) + bias[0])))
+        torch.testing.assert_close(found[0, :, t], h, rtol=1e-12, atol=1e-14)
+
+
 def test_slstm_is_its_unstabilised_form_where_that_fits_a_float() -> None:
     """``c = exp(i) …``, ``n = exp(i) …`` and ``h = σ(o) c / n`` without m."""
     inputs, weights, bias, _ = problem("slstm", (2, 8, 2, 3))
@@ -225,7 +235,7 @@ def test_inputs_need_not_be_dense_and_stay_as_they_were() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("function", ["elman", "lstm", "gru", "slstm"])
+@pytest.mark.parametrize("function", ["elman", "elman-sigmoid", "lstm", "gru", "slstm"])
 def test_activations_are_within_two_millionths_over_their_whole_range(function: str) -> None:
     """Without recurrence, what is left is the cell's own arithmetic: gates from −100 to 100."""
     cell = CELLS[function]
@@ -247,7 +257,7 @@ def test_nan_goes_through_and_infinity_saturates(function: str) -> None:
     assert torch.isfinite(states[0, 1, :3]).all()
     assert states[0, 1, 3, 0, 2].isnan() or function == "lstm"
     assert states[0, 1, 4].isnan().any()
-    if function in ("elman", "lstm", "gru"):
+    if function in ("elman", "elman-sigmoid", "lstm", "gru"):
         inputs = torch.full_like(inputs, math.inf)
         inputs[:, ::2] = -math.inf
         assert torch.isfinite(recurrent_scan(inputs, weights, bias, None, function, "compiled")[0][0]).all()
@@ -349,7 +359,7 @@ def test_the_compiled_form_refuses_float64() -> None:
 TRITON = """
 import torch
 from tests_of_scan import problem, with_gradients
-for function in ("elman", "elman-relu", "lstm", "gru", "slstm"):
+for function in ("elman", "elman-relu", "lstm", "gru", "slstm", "elman-sigmoid"):
     tensors = [x.float() for x in problem(function, (3, 5, 2, 16))]
     expected = with_gradients(tensors, function, "reference", torch.float64)
     found = with_gradients(tensors, function, "triton", torch.float32)

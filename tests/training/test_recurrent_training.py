@@ -11,6 +11,7 @@ from torch import nn
 
 from assay.contracts import Output, Series, Signature, Values
 from assay.models.build import build_network
+from assay.nn.recurrent import drop_in
 from assay.nn.recurrent.reference import Elman
 from assay.tasks.base import ArrayTask
 from assay.tasks.synthetic.adding import adding
@@ -213,6 +214,23 @@ def test_the_penalty_s_gradient_is_that_of_the_local_factor_alone() -> None:
         shift[row, column] = step
         slope_found = float((omega(weight + shift) - omega(weight - shift)).detach() / (2 * step))
         assert float(found[row, column]) == pytest.approx(slope_found, rel=1e-5, abs=1e-9)
+
+
+def test_the_penalty_knows_the_slope_of_the_logistic_function() -> None:
+    """One unit of weight u whose sums are 0: every step back multiplies an error by u / 4, so Ω = (u / 4 − 1)²."""
+    layer = drop_in.RNN(1, 1, nonlinearity="sigmoid", batch_first=True).double()
+    with torch.no_grad():
+        layer.weight_hh_l0.fill_(3.0)
+        layer.weight_ih_l0.fill_(1.0)
+        layer.bias_ih_l0.zero_()
+        layer.bias_hh_l0.zero_()
+    x = torch.full((1, 6, 1), -1.5, dtype=torch.float64)  # −3 σ(0): a state of 1/2 stays
+    x[:, 0] = 0.0
+    h, _ = layer(x)
+    torch.testing.assert_close(h, torch.full_like(h, 0.5))
+    direct = torch.zeros_like(h)
+    direct[:, -1] = 1.0
+    assert float(vanishing_gradient_penalty(layer, x, h.detach(), direct).detach()) == pytest.approx(0.25**2, abs=1e-12)
 
 
 def test_the_method_adds_the_penalty_to_elman_layers_alone() -> None:

@@ -2,7 +2,7 @@
 
 With w the projected input, r = R h the recurrent product and b the bias of each gate:
 
-- ``elman``: ``h = tanh(w + r + b)``; ``elman-relu``: ``h = max(0, w + r + b)``
+- ``elman``: ``h = tanh(w + r + b)``; ``elman-relu``: ``h = max(0, w + r + b)``; ``elman-sigmoid``: ``h = σ(w + r + b)``
 - ``lstm`` (i, f, z, o): ``c' = σ(f) c + σ(i) tanh(z)``, ``h = σ(o) tanh(c')``
 - ``gru``, recurrent (g, r, z), input (r, z, n), bias (g, r, z, n): ``G = r_g + b_g``, ``N = tanh(w_n + b_n + σ(r) G)``,
   ``h' = σ(z) h + (1 − σ(z)) N``
@@ -65,6 +65,14 @@ def _rectified(w: Tensor, r: Tensor, b: Tensor, states: Tensors) -> tuple[Tensor
 
 def _rectified_backward(flow: Tensors, kept: Tensors, before: Tensors, after: Tensors) -> tuple[Tensors, Tensors]:
     return (torch.where(after[0] > 0, flow[0], 0.0),), (torch.zeros_like(flow[0]),)
+
+
+def _logistic(w: Tensor, r: Tensor, b: Tensor, states: Tensors) -> tuple[Tensors, Tensors]:
+    return (torch.sigmoid(w + r + b)[:, 0],), ()
+
+
+def _logistic_backward(flow: Tensors, kept: Tensors, before: Tensors, after: Tensors) -> tuple[Tensors, Tensors]:
+    return (flow[0] * after[0] * (1 - after[0]),), (torch.zeros_like(flow[0]),)
 
 
 def _lstm(w: Tensor, r: Tensor, b: Tensor, states: Tensors) -> tuple[Tensors, Tensors]:
@@ -130,5 +138,6 @@ CELLS: dict[str, Cell] = {
     "lstm": Cell(4, 4, 4, 2, 4, _lstm, _lstm_backward),
     "gru": Cell(3, 3, 4, 1, 4, _gru, _gru_backward),
     "slstm": Cell(4, 4, 4, 4, 5, _slstm, _slstm_backward),
+    "elman-sigmoid": Cell(1, 1, 1, 1, 0, _logistic, _logistic_backward),
 }
-"""Every cell by name."""
+"""Every cell by name; compiled forms know a cell by its place."""

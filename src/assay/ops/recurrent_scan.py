@@ -112,7 +112,8 @@ def recurrent_scan(
     """All states of a recurrence over a sequence, and the last of them.
 
     A key of `assay.ops.recurrent_cells.CELLS` fixes the numbers of gates and states: recurrent, input, bias gates and states are 1, 1, 1, 1
-    for ``elman`` and ``elman-relu``, 4, 4, 4, 2 (h, c) for ``lstm``, 3, 3, 4, 1 for ``gru``, 4, 4, 4, 4 (h, c, n, m) for ``slstm``.
+    for ``elman``, ``elman-relu`` and ``elman-sigmoid``, 4, 4, 4, 2 (h, c) for ``lstm``, 3, 3, 4, 1 for ``gru``, 4, 4, 4, 4 (h, c, n, m) for
+    ``slstm``.
 
     Args:
         inputs: the projected input W x, (batch, length, input gates, heads, size).

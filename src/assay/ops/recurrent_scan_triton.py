@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ROWS = 16
 """Of the batch that a program takes: the fewest that a matrix unit multiplies."""
-ELMAN, RECTIFIED, LSTM, GRU, SLSTM = map(tl.constexpr, range(5))
+ELMAN, RECTIFIED, LSTM, GRU, SLSTM, LOGISTIC = map(tl.constexpr, range(6))
 
 
 class Triton:
@@ -100,12 +100,13 @@ def _forward(
     at = head * SIZE + unit
     plane = batch.to(tl.int64) * length * position
     CELL: tl.constexpr = (FUNCTION == LSTM) | (FUNCTION == SLSTM)  # it has a state c
-    GATES: tl.constexpr = 1 if FUNCTION <= RECTIFIED else 3 if FUNCTION == GRU else 4
+    GATED: tl.constexpr = CELL | (FUNCTION == GRU)
+    GATES: tl.constexpr = 4 if CELL else 3 if GATED else 1
     KEPT: tl.constexpr = 5 if FUNCTION == SLSTM else 4
     h = tl.load(initial + row * position + at, mask=there, other=0.0)
     r0 = _weight(weights, 0, head, heads, unit, other, SIZE)  # transposed: a product is h Rᵀ
     b0 = tl.load(bias + at)
-    if FUNCTION > RECTIFIED:
+    if GATED:
         r1 = _weight(weights, 1, head, heads, unit, other, SIZE)
         r2 = _weight(weights, 2, head, heads, unit, other, SIZE)
         b1 = tl.load(bias + position + at)
@@ -128,6 +129,8 @@ def _forward(
             h = _tanh(w0 + a0)
         elif FUNCTION == RECTIFIED:
             h = tl.maximum(w0 + a0, 0.0)
+        elif FUNCTION == LOGISTIC:
+            h = tl.sigmoid(w0 + a0)
         else:
             a1, a2 = _product(h, r1) + b1, _product(h, r2) + b2
             w1 = tl.load(w + position, mask=there, other=0.0)
@@ -179,12 +182,13 @@ def _backward(
     at = head * SIZE + unit
     plane = batch.to(tl.int64) * length * position
     CELL: tl.constexpr = (FUNCTION == LSTM) | (FUNCTION == SLSTM)
-    BIASES: tl.constexpr = 1 if FUNCTION <= RECTIFIED else 4
+    GATED: tl.constexpr = CELL | (FUNCTION == GRU)
+    BIASES: tl.constexpr = 4 if GATED else 1
     KEPT: tl.constexpr = 5 if FUNCTION == SLSTM else 4
     begin = row * position + at  # of a state in `initial` and `carried`
     first = batch * position
     r0 = _weight(weights, 0, head, heads, other, unit, SIZE)
-    if FUNCTION > RECTIFIED:
+    if GATED:
         r1 = _weight(weights, 1, head, heads, other, unit, SIZE)
         r2 = _weight(weights, 2, head, heads, other, unit, SIZE)
     if CELL:
@@ -202,10 +206,12 @@ def _backward(
         step = tl.zeros([ROWS, 1], tl.int32) + t
         earlier, start = there & (step > 0), there & (step == 0)
         dh += tl.load(flow + here, mask=there, other=0.0)
-        if FUNCTION <= RECTIFIED:
+        if not GATED:
             h = tl.load(states + here, mask=there, other=0.0)
             if FUNCTION == ELMAN:
                 d0 = dh * (1.0 - h * h)
+            elif FUNCTION == LOGISTIC:
+                d0 = dh * h * (1.0 - h)
             else:
                 d0 = tl.where(h > 0.0, dh, 0.0)
             tl.store(to, d0, mask=there)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from assay.nn.recurrent import drop_in
 from assay.ops import recurrent_scan_compiled
@@ -109,3 +109,54 @@ def test_states_of_another_batch_layers_or_type_are_refused(state: Tensor) -> No
 def test_projections_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="proj_size must be 0, got 2"):
         drop_in.LSTM(5, 6, proj_size=2)
+
+
+# ------------------------------------------------------------------------------------------------ the logistic function
+
+
+def logistic_twin(ours: nn.Module) -> nn.Module:
+    """PyTorch's tanh layer with the weights that make it the logistic one of the same parameters, for σ(a) = (1 + tanh(a / 2)) / 2.
+
+    With s_t = 2 h_t − 1 the layer ``h_t = σ(W x + U h_{t−1} + b)`` is ``s_t = tanh((W x + b + U 1 / 2) / 2 + U s_{t−1} / 4)``.
+    """
+    twin = nn.RNN(5, 6, batch_first=True).double()
+    weights = {name: parameter.detach() for name, parameter in ours.named_parameters()}
+    with torch.no_grad():
+        twin.weight_ih_l0.copy_(weights["weight_ih_l0"] / 2)
+        twin.weight_hh_l0.copy_(weights["weight_hh_l0"] / 4)
+        twin.bias_ih_l0.copy_((weights["bias_ih_l0"] + weights["bias_hh_l0"] + weights["weight_hh_l0"].sum(1) / 2) / 2)
+        twin.bias_hh_l0.zero_()
+    return twin
+
+
+def test_the_logistic_layer_is_a_tanh_layer_of_torch_in_other_units() -> None:
+    """Against PyTorch's own recurrence in float64: outputs, final state, and the gradients of input and initial state."""
+    torch.manual_seed(0)
+    ours = drop_in.RNN(5, 6, 1, "sigmoid", batch_first=True).double()
+    twin = logistic_twin(ours)
+    x, h = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 9, 5), (1, 3, 6)))
+    found, expected = ours(x, h), tuple((1 + s) / 2 for s in twin(x, 2 * h - 1))
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-13)
+    for mine, other in zip(*(torch.autograd.grad((y * y).sum() + last.sum(), (x, h)) for y, last in (found, expected)), strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)
+
+
+def test_the_logistic_layer_in_float32_and_packed_is_that_in_float64() -> None:
+    """The compiled form and the loop, both directions and two layers; packed sequences end where they end."""
+    torch.manual_seed(0)
+    layer = drop_in.RNN(5, 6, num_layers=2, nonlinearity="sigmoid", bidirectional=True, batch_first=True)
+    x = torch.randn(3, 9, 5)
+    packed = pack_padded_sequence(x, torch.tensor([9, 4, 1]), batch_first=True)
+    y, last = layer(packed)
+    for row, length in enumerate((9, 4, 1)):
+        alone, end = layer.double()(x[row : row + 1, :length].double())
+        torch.testing.assert_close(pad_packed_sequence(y, batch_first=True)[0][row, :length].double(), alone[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(last[:, row].double(), end[:, 0], rtol=0, atol=1e-5)
+
+
+def test_the_logistic_layer_refuses_inputs_of_another_width() -> None:
+    with pytest.raises(ValueError, match=r"the last of 5, got shape \(9, 2, 4\)"):
+        drop_in.RNN(5, 6, nonlinearity="sigmoid")(torch.randn(9, 2, 4))
+    with pytest.raises(ValueError, match="selu"):
+        drop_in.RNN(5, 6, nonlinearity="selu")

@@ -51,6 +51,24 @@ def test_heads_make_the_recurrence_smaller_by_their_number() -> None:
     assert count_flops(heads, x) == maps + 2 * 14 * 4 * 32 * 4
 
 
+@pytest.mark.parametrize("make", [MultiHeadLSTM, MultiHeadGRU, MultiHeadElman])
+def test_a_decay_shrinks_the_hidden_state_before_a_position_is_read(make: type[MultiHeadRNN]) -> None:
+    """In a whole sequence, in a step, and in the gates; the cell state stays, and 1 changes nothing."""
+    torch.manual_seed(0)
+    layer, x = make(8, 2).double(), torch.randn(2, 12, 8, dtype=torch.float64)
+    decay = torch.ones(2, 12, 2, 4, dtype=torch.float64)
+    torch.testing.assert_close(layer(x, decay=decay), layer(x), rtol=0, atol=1e-12)
+    decay[:, 5] = torch.rand(2, 2, 4, dtype=torch.float64)
+    y = layer(x, decay=decay)
+    before, (hidden, *cell) = layer.scan(x[:, :5], layer.initial_state(2))
+    shrunk = (decay[:, 5] * hidden, *cell)
+    torch.testing.assert_close(y, torch.cat([before, layer.scan(x[:, 5:], shrunk)[0]], 1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer.step(x[:, 5], (hidden, *cell), decay=decay[:, 5])[0], y[:, 5], rtol=0, atol=1e-12)
+    with_it = layer.gate_values(x[:, 5:], (hidden, *cell), decay=decay[:, 5:])
+    for mine, other in zip(with_it, layer.gate_values(x[:, 5:], shrunk), strict=True):
+        torch.testing.assert_close(mine.values, other.values, rtol=0, atol=1e-12)
+
+
 def test_a_reset_makes_one_row_of_several_sequences() -> None:
     torch.manual_seed(0)
     layer, x = MultiHeadGRU(8).double(), torch.randn(2, 12, 8, dtype=torch.float64)

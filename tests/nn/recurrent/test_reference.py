@@ -8,10 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from assay.nn.recurrent.reference import GRU, LSTM
+from assay.measure import count_flops
+from assay.nn.recurrent.reference import GRU, LSTM, Elman
 from assay.testing import check_mixer
 
-VARIANTS = {"lstm": LSTM, "gru": GRU, "lstm, two layers": partial(LSTM, layers=2), "gru, no bias": partial(GRU, bias=False)}
+VARIANTS = {
+    "lstm": LSTM,
+    "gru": GRU,
+    "lstm, two layers": partial(LSTM, layers=2),
+    "gru, no bias": partial(GRU, bias=False),
+    "elman, logistic": partial(Elman, nonlinearity="sigmoid"),
+    "elman, logistic, two layers": partial(Elman, nonlinearity="sigmoid", layers=2, bias=False),
+}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -32,7 +40,7 @@ def test_outputs_are_pytorchs(mixer: type, peer: type) -> None:
     assert torch.equal(state[0].transpose(0, 1), hidden)
 
 
-@pytest.mark.parametrize("mixer", [LSTM, GRU])
+@pytest.mark.parametrize("mixer", [LSTM, GRU, partial(Elman, nonlinearity="sigmoid")])
 def test_masks_with_holes_skip_positions_in_state_and_output(mixer: type) -> None:
     torch.manual_seed(0)
     layer, x = mixer(8).double(), torch.randn(4, 30, 8, dtype=torch.float64)
@@ -48,6 +56,20 @@ def test_masks_with_holes_skip_positions_in_state_and_output(mixer: type) -> Non
     for mine, theirs in zip(state, start, strict=True):
         assert torch.equal(mine[3], theirs[3])
     assert y[~mask].eq(0).all()
+
+
+def test_every_nonlinearity_is_its_own_and_costs_the_same() -> None:
+    """One step by hand for each; the same parameters, of one name, and the same count of operations."""
+    torch.manual_seed(0)
+    x, layers = torch.randn(2, 1, 8), {name: Elman(8, nonlinearity=name) for name in ("tanh", "relu", "sigmoid")}
+    for name, layer in layers.items():
+        layer.load_state_dict(layers["tanh"].state_dict())
+        weights = {key.removeprefix("recurrence."): value for key, value in layer.state_dict().items()}
+        sums = x[:, 0] @ weights["weight_ih_l0"].T + weights["bias_ih_l0"] + weights["bias_hh_l0"]
+        torch.testing.assert_close(layer(x)[:, 0], getattr(torch, name)(sums), rtol=1e-6, atol=1e-6)
+        assert count_flops(layer, x.expand(2, 6, 8)) == count_flops(layers["tanh"], x.expand(2, 6, 8))
+    with pytest.raises(ValueError, match="tanh, relu or sigmoid, got 'selu'"):
+        Elman(8, nonlinearity="selu")
 
 
 @pytest.mark.parametrize(("options", "words"), [({"width": 0}, "width"), ({"layers": 0}, "layers"), ({"dropout": 0.5}, "one layer")])

@@ -3,7 +3,8 @@
     from assay.nn.recurrent.drop_in import LSTM  # in place of: from torch.nn import LSTM
 
 A layer is a subclass of PyTorch's and has its parameters, so a ``state_dict`` of either loads into the other. It runs the compiled form in
-float32 on a CPU where a C++ compiler is found; everything else, and every export, is PyTorch's own forward.
+float32 on a CPU where a C++ compiler is found; everything else, and every export, is PyTorch's own forward. ``RNN`` has one nonlinearity
+more, ``sigmoid``, which PyTorch lacks, so that `assay.ops.recurrent_scan` runs it everywhere.
 
 Further cells (Jordan, peepholes, coupled gates …) are not here: these are the layers that PyTorch has.
 """
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from assay.ops.recurrent_scan import SHORT, scan_states
+from assay.ops.recurrent_scan import SHORT, Backend, scan_states
 from assay.ops.recurrent_scan_compiled import library
 
 
@@ -25,6 +26,7 @@ class _DropIn(nn.RNNBase):
     """What the three share: layers, directions, packed sequences."""
 
     states = 1
+    backend: Backend = "compiled"
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -80,7 +82,8 @@ class _DropIn(nn.RNNBase):
         return torch.stack(tuple(given))
 
     def _layers(self, x: Tensor, lengths: Tensor | None, initial: Tensor) -> tuple[Tensor, Tensor]:
-        mask = None if lengths is None else torch.arange(x.shape[1]) < lengths[:, None]
+        lengths = None if lengths is None else lengths.to(x.device)
+        mask = None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         directions = 2 if self.bidirectional else 1
         final = []
         for layer in range(self.num_layers):
@@ -102,7 +105,8 @@ class _DropIn(nn.RNNBase):
         """One layer in one direction: hidden states (batch, length, hidden) and the last states (states, batch, hidden)."""
         weights, bias = self._gates(suffix)
         inputs = F.linear(x, getattr(self, f"weight_ih{suffix}")).unflatten(-1, (-1, 1, self.hidden_size))
-        hidden, last, *_ = scan_states(inputs, weights[:, None], bias[:, None], initial[:, :, None, None], self.cell, "compiled", mask=mask)
+        states = initial[:, :, None, None]
+        hidden, last, *_ = scan_states(inputs, weights[:, None], bias[:, None], states, self.cell, self.backend, mask=mask)
         return hidden[:, :, 0], last[:, :, 0, 0]
 
     @property
@@ -118,7 +122,7 @@ class _DropIn(nn.RNNBase):
         """A parameter's rows by gates; zeros for a bias that is not there."""
         parameter = getattr(self, name, None)
         if parameter is None:
-            return torch.zeros(gates, self.hidden_size)
+            return next(self.parameters()).new_zeros(gates, self.hidden_size)
         return parameter.unflatten(0, (gates, self.hidden_size))
 
     def _packed(self, y: Tensor, lengths: Tensor, like: PackedSequence) -> PackedSequence:
@@ -150,12 +154,31 @@ class GRU(_DropIn, nn.GRU):
 
 
 class RNN(_DropIn, nn.RNN):
-    """`torch.nn.RNN`, as fast as `assay.ops.recurrent_scan`; arguments, shapes and errors as there."""
+    """`torch.nn.RNN`, as fast as `assay.ops.recurrent_scan`; arguments, shapes and errors as there, and a nonlinearity more.
+
+    With ``nonlinearity="sigmoid"``: ``h_t = σ(W x_t + b + U h_{t−1} + c)``, the logistic function of the first simple recurrent networks.
+
+    Source: Elman (1990), Finding structure in time.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        known = {"sigmoid": "tanh"}  # PyTorch's constructor refuses what it lacks
+        super().__init__(*(known.get(value, value) for value in args), **{name: known.get(value, value) for name, value in options.items()})
+        if "sigmoid" in (*args[3:4], options.get("nonlinearity")):
+            self.nonlinearity, self.backend = "sigmoid", "auto"
+
+    def _served(self, input: Tensor | PackedSequence, hx: Any) -> bool:
+        if self.nonlinearity != "sigmoid":
+            return super()._served(input, hx)
+        data, packed = (input.data, True) if isinstance(input, PackedSequence) else (input, False)
+        if (not packed and data.ndim not in (2, 3)) or data.shape[-1] != self.input_size:
+            raise ValueError(f"input must have 2 or 3 dimensions, the last of {self.input_size}, got shape {tuple(data.shape)}")
+        return True
 
     @property
     def cell(self) -> str:
         """Its name in `assay.ops.recurrent_cells`."""
-        return "elman" if self.nonlinearity == "tanh" else "elman-relu"
+        return {"tanh": "elman", "relu": "elman-relu", "sigmoid": "elman-sigmoid"}[self.nonlinearity]
 
     def _gates(self, suffix: str) -> tuple[Tensor, Tensor]:
         return self._blocks(f"weight_hh{suffix}", 1), self._blocks(f"bias_ih{suffix}", 1) + self._blocks(f"bias_hh{suffix}", 1)
@@ -165,6 +188,6 @@ def _reversed(x: Tensor, lengths: Tensor | None) -> Tensor:
     """(batch, length, …) from the last real position to the first; padding stays behind."""
     if lengths is None:
         return x.flip(1)
-    place = torch.arange(x.shape[1])
+    place = torch.arange(x.shape[1], device=x.device)
     order = torch.where(place < lengths[:, None], lengths[:, None] - 1 - place, place)
     return x.gather(1, order[..., None].expand_as(x))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from assay.measure import register_flops
 from assay.nn.mixer import StreamingMixer
+from assay.nn.recurrent.gates import Gate, states_around
 from assay.nn.recurrent.masked import recurrent_scan
 
 Variant = Literal["original", "forget", "peephole", "coupled"]
@@ -123,6 +124,18 @@ class HistoricalLSTM(StreamingMixer):
             y, state = self._step(own, state, None if mask is None else mask[:, position, None])
             outputs.append(y)
         return (torch.stack(outputs, 1) if outputs else x), state
+
+    def gate_values(self, x: Tensor, state: State, mask: Tensor | None = None) -> list[Gate]:
+        """The gates over a chunk; of ``original`` none keeps anything, for nothing is forgotten, and of ``coupled`` the input gate does."""
+        (h, s), (_, after) = states_around(self, x, state, mask)
+        sums = nn.functional.linear(x, self.weight_ih, self.bias) + h @ self.weight_hh.T
+        gates = dict(zip(GATES[self.variant], sums.chunk(len(GATES[self.variant]), -1), strict=True))
+        if self.peepholes is not None:
+            for peephole, name, seen in zip(self.peepholes, ("input", "forget", "output"), (s, s, after), strict=True):
+                gates[name] = gates[name] + peephole * seen
+        opened = {name: torch.sigmoid(gate) for name, gate in gates.items() if name != "cell"}
+        kept = {"input": 1 - opened["input"]} if self.variant == "coupled" else {"forget": opened.get("forget")}
+        return [Gate(name, values, kept.get(name)) for name, values in opened.items()]
 
     def _step(self, inputs: Tensor, state: State, real: Tensor | None) -> tuple[Tensor, State]:
         """One position from its input products (batch, gates · width)."""

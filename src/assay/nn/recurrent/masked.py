@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from assay.contracts import State
 from assay.measure import register_flops
 from assay.nn.mixer import StreamingMixer
+from assay.nn.recurrent.gates import Gate, affine_gates, shifted
 
 GATES: dict[str, tuple[str, ...]] = {
     "rnn_tanh": ("state",),
@@ -137,8 +138,17 @@ class MaskedRecurrentCell(StreamingMixer):
             ValueError: x or mask has another shape.
         """
         self._check(x, mask)
-        weights = [*self.effective_weights(), self.bias_ih, self.bias_hh]
-        return recurrent_scan(self.mode, x, state, weights, mask)
+        return recurrent_scan(self.mode, x, state, self._weights(), mask)
+
+    def gate_values(self, x: Tensor, state: State, mask: Tensor | None = None) -> list[Gate]:
+        """The gates of ``lstm`` and ``gru`` over a chunk; a layer without gates has none."""
+        self._check(x, mask)
+        if self.mode not in ("lstm", "gru"):
+            return []
+        return recurrent_gates(self.mode, x, state, self._weights(), mask)[0]
+
+    def _weights(self) -> list[Tensor]:
+        return [*self.effective_weights(), self.bias_ih, self.bias_hh]
 
     def _check(self, x: Tensor, mask: Tensor | None) -> None:
         if x.ndim != 3 or x.shape[-1] != self.input_size:
@@ -166,6 +176,12 @@ def recurrent_scan(mode: str, x: Tensor, state: State, weights: list[Tensor], ma
         return _scan_masked(mode, x, state, weights, mask)
     y, *final = _KERNELS[mode](x, _to_kernel(mode, state), weights, True, 1, 0.0, False, False, True)
     return y, _from_kernel(mode, final)
+
+
+def recurrent_gates(mode: str, x: Tensor, state: State, weights: list[Tensor], mask: Tensor | None = None) -> tuple[list[Gate], Tensor]:
+    """The gates of ``lstm`` or ``gru`` as `recurrent_scan` runs them, and its output; arguments as there."""
+    y, _ = recurrent_scan(mode, x, state, weights, mask)
+    return affine_gates(mode, x, shifted(y, state[0] if mode == "lstm" else state), weights), y
 
 
 def _padded_right(mask: Tensor) -> bool:

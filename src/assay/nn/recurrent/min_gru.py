@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.cost import register_recurrence
+from assay.nn.recurrent.gates import Gate
 from assay.ops.linear_recurrence import linear_recurrence
 
 
@@ -34,12 +35,20 @@ class _MinimalRecurrence(StreamingMixer):
 
     def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mix a chunk (batch, length, width), continuing from ``state``; a masked position repeats the state before it."""
-        if x.ndim != 3 or x.shape[-1] != self.width:
-            raise ValueError(f"x must have shape (batch, length, {self.width}), got {tuple(x.shape)}")
-        *parts, candidate = self.input_projection(x).to(state.dtype).chunk(self.maps, -1)
+        *parts, candidate = self._mapped(x, state)
         kept, written = self.gates(*parts)
         states, state = linear_recurrence(kept, written * candidate, state, mask)
         return states.to(x.dtype), state
+
+    def gate_values(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> list[Gate]:
+        """What is kept, as the forget gate, and what is written, as the input gate, over a chunk: together 1; the state decides neither."""
+        kept, written = self.gates(*self._mapped(x, state)[:-1])
+        return [Gate("input", written), Gate("forget", kept, kept)]
+
+    def _mapped(self, x: Tensor, state: Tensor) -> tuple[Tensor, ...]:
+        if x.ndim != 3 or x.shape[-1] != self.width:
+            raise ValueError(f"x must have shape (batch, length, {self.width}), got {tuple(x.shape)}")
+        return self.input_projection(x).to(state.dtype).chunk(self.maps, -1)
 
 
 class MinGRU(_MinimalRecurrence):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from assay.measure import register_flops
 from assay.nn.mixer import StreamingMixer
+from assay.nn.recurrent.gates import Gate, states_around
 
 State = tuple[Tensor]
 
@@ -59,6 +60,14 @@ class OriginalGRU(StreamingMixer):
             outputs.append(after if real is None else torch.where(real, after, 0.0))
             h = after if real is None else torch.where(real, after, h)
         return (torch.stack(outputs, 1) if outputs else x), (h,)
+
+    def gate_values(self, x: Tensor, state: State, mask: Tensor | None = None) -> list[Gate]:
+        """Reset and update gate over a chunk."""
+        (before,), _ = states_around(self, x, state, mask)
+        rows = slice(2 * self.width)
+        sums = nn.functional.linear(x, self.weight_ih[rows], self.bias[rows]) + before @ self.weight_hh[rows].T
+        reset, update = torch.sigmoid(sums).chunk(2, -1)
+        return [Gate("reset", reset), Gate("update", update, update)]
 
 
 def _flops(module: nn.Module, args: tuple[Any, ...], _output: Any) -> int:

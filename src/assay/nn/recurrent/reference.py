@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from assay.nn.mixer import StreamingMixer
+from assay.nn.recurrent import drop_in
+from assay.nn.recurrent.gates import Gate
+from assay.nn.recurrent.masked import recurrent_gates
 
 
 class _Reference(StreamingMixer):
@@ -75,7 +78,28 @@ class _Reference(StreamingMixer):
         return tuple(part.transpose(0, 1) for part in (state if self.parts == 2 else (state,)))
 
 
-class LSTM(_Reference):
+class _Gated(_Reference):
+    """A `_Reference` whose layer has gates."""
+
+    def gate_values(self, x: Tensor, state: tuple[Tensor, ...], mask: Tensor | None = None) -> list[Gate]:
+        """The gates of every layer over a chunk (batch, length, width); of stacked layers each is named with its own."""
+        _check_input(x, self.width)
+        gates: list[Gate] = []
+        for layer in range(self.recurrence.num_layers):
+            parts = tuple(part[:, layer] for part in state)
+            found, x = recurrent_gates(self.recurrence.mode.lower(), x, parts if self.parts == 2 else parts[0], self._weights(layer), mask)
+            stacked = self.recurrence.num_layers > 1
+            gates += [gate._replace(name=f"{gate.name} of layer {layer + 1}") if stacked else gate for gate in found]
+        return gates
+
+    def _weights(self, layer: int) -> list[Tensor]:
+        weights: list[Tensor] = [getattr(self.recurrence, f"weight_{kind}_l{layer}") for kind in ("ih", "hh")]
+        if not self.recurrence.bias:
+            return [*weights, *[weights[0].new_zeros(len(weights[0]))] * 2]
+        return [*weights, *(getattr(self.recurrence, f"bias_{kind}_l{layer}") for kind in ("ih", "hh"))]
+
+
+class LSTM(_Gated):
     """`torch.nn.LSTM` of width → width as a mixer.
 
     Source: Hochreiter and Schmidhuber (1997), Long short-term memory; equations in PyTorch's documentation.
@@ -96,7 +120,7 @@ class LSTM(_Reference):
         super().__init__(width, nn.LSTM, 2, layers, bias, dropout)
 
 
-class GRU(_Reference):
+class GRU(_Gated):
     """`torch.nn.GRU` of width → width as a mixer; arguments, shapes and errors as `LSTM`, its state is the hidden state alone.
 
     Source: Cho et al. (2014), Learning phrase representations using RNN encoder–decoder; equations in PyTorch's documentation.
@@ -109,14 +133,15 @@ class GRU(_Reference):
 class Elman(_Reference):
     """`torch.nn.RNN` of width → width as a mixer: ``h_t = φ(W x_t + b + U h_{t−1} + c)``, the simple recurrent network.
 
-    Elman's context units, copies of the hidden units with fixed weight 1, are the ``h_{t−1}`` of this equation.
+    Elman's context units, copies of the hidden units with fixed weight 1, are the ``h_{t−1}`` of this equation. PyTorch has no layer with
+    the logistic function, which the first such networks had: that one is `assay.nn.recurrent.drop_in.RNN`.
 
     Source: Elman (1990), Finding structure in time.
 
     Args:
         width: numbers per position, and hidden units.
         layers: stacked layers.
-        nonlinearity: φ, ``tanh`` or ``relu``.
+        nonlinearity: φ, ``tanh``, ``relu`` or ``sigmoid`` (the logistic function).
         bias: of the sums.
         dropout: between layers, in training.
 
@@ -127,9 +152,9 @@ class Elman(_Reference):
     """
 
     def __init__(self, width: int, layers: int = 1, nonlinearity: str = "tanh", bias: bool = True, dropout: float = 0.0) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity must be tanh or relu, got {nonlinearity!r}")
-        super().__init__(width, nn.RNN, 1, layers, bias, dropout, nonlinearity=nonlinearity)
+        if nonlinearity not in ("tanh", "relu", "sigmoid"):
+            raise ValueError(f"nonlinearity must be tanh, relu or sigmoid, got {nonlinearity!r}")
+        super().__init__(width, drop_in.RNN if nonlinearity == "sigmoid" else nn.RNN, 1, layers, bias, dropout, nonlinearity=nonlinearity)
 
 
 def _padded_right(mask: Tensor) -> bool:

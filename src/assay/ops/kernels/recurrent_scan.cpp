@@ -168,16 +168,19 @@ static inline Vector log_sigmoid(Vector x) {
 // A cell's numbers of gates and states; whether its hidden state is made in a second pass over the units, which shortens the chain of
 // operations that wait for one another, so that the processor has several vectors under way; and one step of it, forwards (states are
 // replaced) and backwards (flow, the gradient of the new states, is replaced by that of the old ones). As in recurrent_cells.py.
-template <bool RECTIFIED>
+enum Squashing { TANH, RECTIFIER, LOGISTIC };
+template <Squashing SQUASHING>
 struct Elman {
   static constexpr int RECURRENT = 1, INPUTS = 1, BIASES = 1, STATES = 1, KEPT = 0;
   static constexpr bool TWICE = false;
   static inline void forward(const Vector* w, const Vector* r, const Vector* b, Vector* states, Vector*) {
     const Vector sum = w[0] + r[0] + b[0];
-    states[0] = RECTIFIED ? greatest(sum, Vector{}) : hyperbolic_tangent(sum);
+    states[0] = SQUASHING == TANH ? hyperbolic_tangent(sum) : SQUASHING == LOGISTIC ? sigmoid(sum) : greatest(sum, Vector{});
   }
   static inline void backward(Vector* flow, const Vector*, const Vector*, const Vector* after, Vector* deltas) {
-    deltas[0] = RECTIFIED ? (after[0] > Vector{} ? flow[0] : Vector{}) : flow[0] * (1.0f - after[0] * after[0]);
+    const Vector h = after[0];
+    if (SQUASHING == RECTIFIER) deltas[0] = h > Vector{} ? flow[0] : Vector{};
+    else deltas[0] = flow[0] * (SQUASHING == LOGISTIC ? h * (1.0f - h) : 1.0f - h * h);
     flow[0] = Vector{};
   }
 };
@@ -494,11 +497,12 @@ static void walk(const Problem& p, bool backwards) {
 
 static void walk(const Problem& p, bool backwards) {
   switch (p.function) {
-    case 0: return walk<Elman<false>>(p, backwards);
-    case 1: return walk<Elman<true>>(p, backwards);
+    case 0: return walk<Elman<TANH>>(p, backwards);
+    case 1: return walk<Elman<RECTIFIER>>(p, backwards);
     case 2: return walk<Lstm>(p, backwards);
     case 3: return walk<Gru>(p, backwards);
     case 4: return walk<Slstm>(p, backwards);
+    case 5: return walk<Elman<LOGISTIC>>(p, backwards);
   }
 }
 

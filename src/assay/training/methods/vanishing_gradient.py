@@ -9,6 +9,7 @@ costs: a second backward pass through the network's read-out, and one walk back 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,12 @@ from assay.contracts import Batch, Method, Objective, Output
 from assay.nn.recurrent.reference import Elman
 
 SMALL = 1e-12
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda a: 1 - torch.tanh(a).square(),
+    "relu": lambda a: (a > 0).to(a),
+    "sigmoid": lambda a: torch.sigmoid(a) * torch.sigmoid(-a),
+}
+"""φ' of each nonlinearity of `Elman`."""
 
 
 def vanishing_gradient_penalty(layer: nn.RNN, x: Tensor, h: Tensor, direct: Tensor) -> Tensor:
@@ -28,7 +35,7 @@ def vanishing_gradient_penalty(layer: nn.RNN, x: Tensor, h: Tensor, direct: Tens
     not count.
 
     Args:
-        layer: one layer of ``torch.nn.RNN``, batch first.
+        layer: one layer of ``torch.nn.RNN``, or of the `RNN` that stands in for it, batch first.
         x: (batch, length, inputs) of the layer.
         h: (batch, length, units), its outputs.
         direct: ∂L/∂h_t through the outputs alone, not through later states.
@@ -42,7 +49,7 @@ def vanishing_gradient_penalty(layer: nn.RNN, x: Tensor, h: Tensor, direct: Tens
     assert isinstance(input_weight, Tensor)
     before = F.pad(h[:, :-1], (0, 0, 1, 0)).detach()
     sums = F.linear(x.detach(), input_weight, input_bias) + F.linear(before, recurrent, recurrent_bias)  # pyright: ignore[reportArgumentType]
-    slope = 1 - torch.tanh(sums).square() if layer.nonlinearity == "tanh" else (sums > 0).to(sums)
+    slope = SLOPES[layer.nonlinearity](sums)
     with torch.no_grad():
         error, errors = torch.zeros_like(direct[:, 0]), []
         for position in reversed(range(h.shape[1])):
