@@ -274,6 +274,17 @@ def test_two_columns_of_text_and_a_score(tmp_path):
     assert_reads_identically(tmp_path / "p.tsv", task, ["first_tokens", "second_tokens", "target"])
 
 
+def test_words_that_seldom_repeat_are_read_beside_their_meanings(tmp_path):
+    """Hundreds of words, of which a few come twice, are no categories: beside a text they are the other half of a pair."""
+    words = [f"word {index}" for index in range(58)] + ["word 0", "word 1"]
+    frame = pd.DataFrame({"word": words, "meaning": [sentence() + f" {index}" for index in range(60)], "fits": [0, 1] * 30})
+    frame.to_csv(tmp_path / "meanings.csv", index=False)
+    assert isinstance(tasks.open(tmp_path / "meanings.csv").signature.input, Pair)
+    frame["word"] = [f"word {index % 25}" for index in range(60)]
+    frame.to_csv(tmp_path / "repeated.csv", index=False)
+    assert isinstance(tasks.open(tmp_path / "repeated.csv").signature.input, Table)
+
+
 def test_text_files_in_class_folders(tmp_path):
     for index in range(40):
         (tmp_path / ("ham", "spam")[index % 2]).mkdir(exist_ok=True)

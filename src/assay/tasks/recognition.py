@@ -135,6 +135,8 @@ def _choose_features(columns: dict[str, Column], names: list[str], result: Plan,
     if not texts and not others:  # words that looked like ids are all there is
         texts = [name for name in result.dropped if columns[name].role == "id" and columns[name].is_words]
         others = []
+    if len(texts) == 1 and len(others) == 1 and _seldom_repeats(columns[others[0]]):  # words and their meanings
+        texts, others = [name for name in names if name in (*texts, *others)], []
     if options.task == "text" and not texts:
         texts = [name for name in names if columns[name].is_words][:1]
         others = []
@@ -154,6 +156,11 @@ def _choose_features(columns: dict[str, Column], names: list[str], result: Plan,
     for name in names:
         if name not in result.features:
             result.dropped.setdefault(name, "not text")
+
+
+def _seldom_repeats(column: Column) -> bool:
+    """Whether a column of words has so many that each is read for what it says, not for which it is: of its cells most differ."""
+    return column.role == "categorical" and column.values.nunique() > max(20, len(column.values) / 2)
 
 
 # ------------------------------------------------------------------------------------------------ series
