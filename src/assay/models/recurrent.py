@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from assay.contracts import Batch, Class, Output, Signature, Tokens
 from assay.measure import register_flops
+from assay.nn.mixer import padded_right
 from assay.nn.recurrent.layered import GENERATORS, LayeredDAG, layered_dag
 from assay.nn.recurrent.masked import GATES, MaskedRecurrentCell
 from assay.nn.recurrent.parallel import ParallelRecurrent
@@ -276,8 +277,7 @@ def _real_part(batch: Batch, pad_readout: bool) -> tuple[Tensor, Tensor | None, 
     lengths = mask.sum(1)
     if torch.compiler.is_exporting():  # a graph for export cannot look at its mask and takes it to be padding on the right
         return tokens, None, (lengths - 1).clamp(min=0)
-    on_the_right = not bool((mask[:, 1:] & ~mask[:, :-1]).any())
-    if on_the_right and int(lengths.min()) > 0:
+    if padded_right(mask) and int(lengths.min()) > 0:
         return tokens[:, : int(lengths.max())], None, lengths - 1
     return tokens, mask, end  # a masked cell repeats its output, so the end holds that of the last real token
 

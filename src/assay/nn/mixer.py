@@ -34,3 +34,8 @@ class StreamingMixer(nn.Module):
         """Mix one position (batch, width)."""
         y, state = self.scan(x_t[:, None], state, **{name: value[:, None] for name, value in inputs.items()})
         return y[:, 0], state
+
+
+def padded_right(mask: Tensor) -> bool:
+    """Whether padding only ends rows of ``mask`` (batch, length): what a causal mixer makes of the real positions does not depend on it."""
+    return not bool((mask[:, 1:] & ~mask[:, :-1]).any())

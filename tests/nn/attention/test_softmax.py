@@ -55,7 +55,24 @@ def test_outputs_are_those_of_multi_head_attention(causal: bool, padded: bool) -
     hidden = ~torch.ones(12, 12, dtype=torch.bool).tril() if causal else None
     expected = peer(x, x, x, key_padding_mask=~mask if padded else None, attn_mask=hidden, need_weights=False)[0]
     found = layer(x, mask if padded else None)
-    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    real = mask if padded else torch.ones_like(mask)
+    torch.testing.assert_close(found[real], expected[real], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"positions": "rotary"}, {"positions": "alibi"}, {"window": 4}, {"key_value_heads": 1}])
+def test_padding_behind_costs_no_mask_and_changes_neither_value_nor_gradient(options: dict) -> None:
+    """Right padding is left to the triangle; the cache, which writes out who sees whom, must say the same of what is real."""
+    torch.manual_seed(0)
+    layer = SoftmaxAttention(16, 4, **options).double()
+    x = torch.randn(3, 12, 16, dtype=torch.float64, requires_grad=True)
+    mask = torch.arange(12)[None] < torch.tensor([[12], [5], [1]])
+    written = layer.scan(x, layer.initial_state(3), mask)[0][mask]
+    found = layer(x, mask)[mask]
+    torch.testing.assert_close(found, written, atol=1e-12, rtol=0)
+    pull = torch.randn_like(found)
+    ours, theirs = (torch.autograd.grad(y, [x, *layer.parameters()], pull, retain_graph=True) for y in (found, written))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-11, rtol=0)
 
 
 def test_the_cache_grows_linearly_and_copies_rarely() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from assay.nn.attention.cache import CacheState, append, empty_cache, is_even, trimmed
 from assay.nn.attention.heads import head_shape
-from assay.nn.mixer import StreamingMixer
+from assay.nn.mixer import StreamingMixer, padded_right
 from assay.nn.position.alibi import Alibi
 from assay.nn.position.relative import OffsetTable, RelativeBias
 from assay.nn.position.rotary import rotate
@@ -62,8 +62,8 @@ class CachedAttention(StreamingMixer):
         window: a position sees itself and the ``window − 1`` before it (and, not causal, after it); None for no limit.
         query_key_norm: normalise each head's queries and keys before their product.
 
-    Shapes: x (batch, length, width); mask (batch, length), True = real. A masked position is seen by nobody; its own output is that of its
-    query over what is visible.
+    Shapes: x (batch, length, width); mask (batch, length), True = real. A masked position is seen by nobody that is real; its own
+    output means nothing.
 
     Raises:
         ValueError: sizes that do not fit each other, an odd head width with rotary positions, or a window below 1.
@@ -131,6 +131,8 @@ class CachedAttention(StreamingMixer):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""
         self._check_input(x)
+        if mask is not None and self.causal and not torch.compiler.is_compiling() and bool(mask[:, :1].all()) and padded_right(mask):
+            mask = None  # padding that lies in everyone's future is seen by nobody real: no need to write out who sees whom
         if self.causal and self.window is not None and self.window < x.shape[1] and not torch.compiler.is_exporting():
             return self.scan(x, self.initial_state(len(x)), mask)[0]  # block by block: linear in the length
         positions = _positions(x, mask)

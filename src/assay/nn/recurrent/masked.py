@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from assay.contracts import State
 from assay.measure import register_flops
-from assay.nn.mixer import StreamingMixer
+from assay.nn.mixer import StreamingMixer, padded_right
 from assay.nn.recurrent.gates import Gate, affine_gates, shifted
 
 GATES: dict[str, tuple[str, ...]] = {
@@ -102,7 +102,7 @@ class MaskedRecurrentCell(StreamingMixer):
         at its mask and takes it to be such padding.
         """
         self._check(x, mask)
-        if mask is None or not (torch.compiler.is_exporting() or _padded_right(mask)):
+        if mask is None or not (torch.compiler.is_exporting() or padded_right(mask)):
             return self.scan(x, self.initial_state(x.shape[0]), mask)[0]
         y = self.scan(torch.where(mask[..., None], x, 0.0), self.initial_state(x.shape[0]))[0]
         last_read = mask.cumsum(1)[..., None].expand_as(y) - 1
@@ -182,10 +182,6 @@ def recurrent_gates(mode: str, x: Tensor, state: State, weights: list[Tensor], m
     """The gates of ``lstm`` or ``gru`` as `recurrent_scan` runs them, and its output; arguments as there."""
     y, _ = recurrent_scan(mode, x, state, weights, mask)
     return affine_gates(mode, x, shifted(y, state[0] if mode == "lstm" else state), weights), y
-
-
-def _padded_right(mask: Tensor) -> bool:
-    return not bool((mask[:, 1:] & ~mask[:, :-1]).any())
 
 
 def _scan_masked(mode: str, x: Tensor, state: State, weights: list[Tensor], mask: Tensor) -> tuple[Tensor, State]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from assay.nn.mixer import StreamingMixer
+from assay.nn.mixer import StreamingMixer, padded_right
 from assay.nn.recurrent import drop_in
 from assay.nn.recurrent.gates import Gate
 from assay.nn.recurrent.masked import recurrent_gates
@@ -45,7 +45,7 @@ class _Reference(StreamingMixer):
         if x.shape[1] == 0:
             return x
         # Padding after the end changes nothing before it. A graph for export cannot look at its mask and takes it to be such padding.
-        if mask is None or torch.compiler.is_exporting() or _padded_right(mask):
+        if mask is None or torch.compiler.is_exporting() or padded_right(mask):
             return self.recurrence(x)[0]
         return self.scan(x, self.initial_state(len(x)), mask)[0]
 
@@ -155,10 +155,6 @@ class Elman(_Reference):
         if nonlinearity not in ("tanh", "relu", "sigmoid"):
             raise ValueError(f"nonlinearity must be tanh, relu or sigmoid, got {nonlinearity!r}")
         super().__init__(width, drop_in.RNN if nonlinearity == "sigmoid" else nn.RNN, 1, layers, bias, dropout, nonlinearity=nonlinearity)
-
-
-def _padded_right(mask: Tensor) -> bool:
-    return not bool((mask[:, 1:] & ~mask[:, :-1]).any())
 
 
 def _wide(order: Tensor, x: Tensor) -> Tensor:
