@@ -165,6 +165,32 @@ def test_a_table_of_numbers_and_a_class(tmp_path):
     assert set(again(tmp_path / "new.csv", task).splits["test"]) == {"table"}
 
 
+ATTRIBUTES = """% made by hand
+@relation fruit
+@attribute 'stem length' numeric
+@ATTRIBUTE colour {red, 'light green'}
+@attribute weight real
+@attribute kind {apple,pear}
+@data
+"""
+
+
+def test_attributes_with_names_of_their_own_are_a_table(tmp_path):
+    """ARFF holds tables as well as series: only numbers that are counted through are steps of one series."""
+    kinds = ["apple", "pear"]
+    colours = ["'light green'", "red", "red"]
+    rows = [f"{3 + i % 5},{colours[i % 3]},{100 + i if i != 7 else '?'},{kinds[i % 2]}" for i in range(60)]
+    (tmp_path / "fruit.arff").write_text(ATTRIBUTES + "\n".join(rows))
+    task = tasks.open(tmp_path / "fruit.arff")
+    assert isinstance(task.signature.input, Table)
+    assert task.encoding["labels"] == kinds
+    assert any("'weight'" in note and "missing" in note for note in task.notes)
+    assert_reads_identically(tmp_path / "fruit.arff", task, ["table", "target"])
+    (tmp_path / "torn.arff").write_text(ATTRIBUTES + "3,red,apple\n")
+    with pytest.raises(UserError, match="cannot be read as an ARFF table"):
+        tasks.open(tmp_path / "torn.arff")
+
+
 def test_a_table_of_everything(tmp_path):
     count = 300
     frame = pd.DataFrame(

@@ -19,7 +19,7 @@ from assay.tasks.checks import check_path
 from assay.tasks.encoders import finite
 from assay.tasks.folders import open_folder
 from assay.tasks.options import Options
-from assay.tasks.recognition import Plan, plan
+from assay.tasks.recognition import Plan, plan, wide_columns
 from assay.tasks.roles import Column, detect
 from assay.tasks.rules import refuse
 from assay.tasks.tables import read_table_task, table_task
@@ -143,6 +143,8 @@ def open_file(options: Options) -> Task:
         return open_log(options)
     if options.encoding is not None and _opener(options) == "next-token":
         return text.read_next_token_task([text.read_text(path)], options, options.encoding)
+    if suffix == reading.ATTRIBUTES and not _declares_series(path):
+        return open_frame(reading.read_frame(path, options.notes), options)
     if suffix in SERIES_SUFFIXES or (suffix == ".tsv" and path.stem.upper().endswith(("_TRAIN", "_TEST"))):  # the UCR archive's form
         return open_series(path, "ts", options)
     if suffix in reading.SUFFIXES and path.stem.lower() in _EDGE_LISTS and _lies_in_graph_folder(path):
@@ -159,6 +161,13 @@ def open_file(options: Options) -> Task:
         return _one_text(options)
     reason = "save it as CSV or Parquet" if suffix in _OTHER_TABLES else _what_can_be_opened()
     raise refuse("unknown-kind", path=path, reason=reason)
+
+
+def _declares_series(path: Path) -> bool:
+    """Whether an ARFF file's attributes are the steps of one series a row: relational, or numbers that are counted through."""
+    attributes = reading.attributes_of(path)
+    numbers = [name for name, kind in attributes.items() if kind in ("numeric", "real", "integer")]
+    return "relational" in attributes.values() or wide_columns(numbers) == numbers
 
 
 def _lies_in_graph_folder(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Tables from disk: CSV, TSV, JSON Lines, JSON and Parquet into one pandas frame, with the row and line of whatever is wrong."""
+"""Tables from disk: CSV, TSV, JSON Lines, JSON, Parquet and ARFF into one pandas frame, with the row and line of whatever is wrong."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from assay.tasks.rules import note, refuse
 DELIMITED = {".csv", ".tsv", ".tab"}
 JSON = {".jsonl", ".ndjson", ".json"}
 PARQUET = {".parquet", ".pq"}
+ATTRIBUTES = ".arff"
 SUFFIXES = DELIMITED | JSON | PARQUET
 MISSING = ["", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-NaN", "-nan", "null", "NULL", "None", "none", "<NA>", "?"]
+_ATTRIBUTE = re.compile(r"""^\s*@attribute\s+('[^']*'|"[^"]*"|\S+)\s+(\S+)""", re.IGNORECASE | re.MULTILINE)
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 
 
@@ -36,12 +38,39 @@ def read_frame(path: Path, notes: list[str]) -> pd.DataFrame:
         frame = _read_delimited(path, notes)
     elif suffix in PARQUET:
         frame = _read_parquet(path)
+    elif suffix == ATTRIBUTES:
+        frame = _read_attributes(path)
     else:
         frame = _read_json(path)
     if len(frame) == 0 or frame.shape[1] == 0:
         raise refuse("no-rows", path=path)
     frame.columns = _unique_names([_tidy_name(name) or f"column{index}" for index, name in enumerate(frame.columns, 1)], notes)
     return frame.reset_index(drop=True)
+
+
+# ------------------------------------------------------------------------------------------------ ARFF
+
+
+def attributes_of(path: Path) -> dict[str, str]:
+    """The attributes that an ARFF file declares, and their types in lower case, such as ``numeric``, ``{yes,no}`` or ``relational``."""
+    header = re.split(r"^\s*@data", path.read_text("utf-8", errors="replace"), maxsplit=1, flags=re.IGNORECASE | re.MULTILINE)[0]
+    return {name.strip("'\""): kind.lower() for name, kind in _ATTRIBUTE.findall(header)}
+
+
+def _read_attributes(path: Path) -> pd.DataFrame:
+    from scipy.io import arff
+
+    check_text(path.read_bytes(), path)
+    try:
+        rows, _ = arff.loadarff(io.StringIO(path.read_text("utf-8-sig")))
+    except Exception as error:  # its parser raises ValueError, StopIteration, NotImplementedError, ParseArffError …
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise refuse("broken-table", path=path, what="an ARFF table", reason=reason) from error
+    frame = pd.DataFrame(rows)
+    for name in frame.select_dtypes(object).columns:
+        words = frame[name].str.decode("utf-8")
+        frame[name] = words.where(~words.isin(MISSING), None)
+    return frame
 
 
 # ------------------------------------------------------------------------------------------------ CSV
