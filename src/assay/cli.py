@@ -83,6 +83,7 @@ def advise(
 ) -> None:  # fmt: skip
     """Say before any training what network to take on your data, and why; written as a page with pictures."""
     from assay.bench.advising import advise as plan
+    from assay.bench.live import recognised
     from assay.bench.report.advice import write_advice
     from assay.bench.words import parse_count
 
@@ -90,7 +91,8 @@ def advise(
         data, parameters=int(parse_count(parameters, "--parameters")), batch_size=batch_size,
         **_opening(task=task, target=target, group=group, time=time_column, horizon=horizon, tokenizer=tokenizer),
     )  # fmt: skip
-    typer.echo(f"{advice.task}: {advice.description}\n{advice.sentence}\n")
+    typer.echo(recognised(advice.task, advice.description, advice.notes))
+    typer.echo(f"{advice.sentence}\n")
     for line in advice.lines:
         typer.echo(f"{line.quantity:>17}  {line.value}")
         typer.echo(f"{'':>17}  {'; '.join(part for part in (line.formula, line.reason) if part)}")
@@ -117,6 +119,7 @@ def train(
 ) -> None:  # fmt: skip
     """Train one network and write its run."""
     from assay.bench import verbs
+    from assay.bench.live import recognised
     from assay.bench.words import parse_count, parse_seconds
     from assay.measure import parameter_count
     from assay.models import off_budget
@@ -132,6 +135,7 @@ def train(
         methods=methods.split(), parameters=wanted, steps=steps, seconds=parse_seconds(time), flops=parse_count(flops, "--flops"),
         learning_rate=learning_rate, batch_size=batch_size, seed=seed, devices=devices, strategy=strategy, nodes=nodes,
         precision=precision, init=init, output=output, on_progress=progress,
+        on_open=lambda opened: typer.echo(recognised(opened.name, opened.description, opened.notes)),
     )  # fmt: skip
     if from_run is None and off_budget(run.network, wanted):
         typer.echo(f"The network has {parameter_count(run.network):,} parameters, not {wanted:,}: it comes no nearer.")

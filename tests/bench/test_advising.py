@@ -35,7 +35,8 @@ def rings(examples=160, spoiled_test=False):
         splits[split] = {"table": x, "target": (x.square().sum(1) > 1.4).long()}
     if spoiled_test:
         splits["test"] = {"table": torch.full((examples, 2), torch.nan), "target": torch.zeros(examples, dtype=torch.long)}
-    return ArrayTask("rings", Signature(Table(2), Class(2)), splits, description="480 <rows>")
+    notes = ["a <note>"]
+    return ArrayTask("rings", Signature(Table(2), Class(2)), splits, description="480 <rows>", notes=notes)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,7 @@ def test_leaving_out_is_fitting_without():
 def test_the_page_escapes_what_the_data_say_and_draws_both_pictures(advice):
     page = render_advice(advice)
     assert "480 &lt;rows&gt;" in page
+    assert "<li>a &lt;note&gt;</li>" in page
     assert page.count("<svg") == 2
     assert "<script" not in page
 

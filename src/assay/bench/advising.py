@@ -53,6 +53,7 @@ class Advice:
     Args:
         task: the data's name.
         description: what was recognised.
+        notes: what was imputed or is warned of, a sentence each.
         metric: the primary measure.
         direction: ``max`` or ``min``.
         sentence: whether a network is likely to pay.
@@ -66,6 +67,7 @@ class Advice:
 
     task: str
     description: str
+    notes: tuple[str, ...]
     metric: str
     direction: str
     sentence: str
@@ -113,7 +115,8 @@ def advise(data: str | Path | Task, *, parameters: int = 200_000, batch_size: in
         *_data_lines(curve, forecast, task, len(trials.x), len(trials.held_out)),
     )
     sentence = _pays(best, limits[2], limits[1], task, where)
-    return Advice(task.name, task.description, task.metric, task.direction, sentence, lines, settings, kernels, limits, curve, forecast)
+    recognised = (task.name, task.description, tuple(task.notes), task.metric, task.direction)
+    return Advice(*recognised, sentence, lines, settings, kernels, limits, curve, forecast)
 
 
 def advised_settings(plan: Plan, task: Task) -> dict[str, dict[str, Any]]:

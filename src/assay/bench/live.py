@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,3 +181,8 @@ def _plain(text: str) -> Any:
     from rich.text import Text
 
     return Text(str(text))
+
+
+def recognised(name: str, description: str, notes: Iterable[str]) -> str:
+    """What data were taken for, in a line, and below it, indented, what was imputed or is warned of."""
+    return "\n  ".join([f"{name}: {description}" if description else name, *notes])

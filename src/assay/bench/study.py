@@ -16,7 +16,7 @@ from assay.bench import files, results
 from assay.bench.budget import DEFAULT_STEPS, Budget
 from assay.bench.executors import Event, Executor, InProcess, Workers
 from assay.bench.jobs import Jobs
-from assay.bench.live import View
+from assay.bench.live import View, recognised
 from assay.bench.measuring import measured
 from assay.bench.plan import ADVISED, PLAIN, STUDY_SETTINGS, Plan, absolute, digest_of, sources_of
 from assay.bench.selection import divided, networks_for
@@ -171,9 +171,7 @@ def compare(
         if known is None:
             _existing_folder(folder, False)  # another may have begun here while the data were opened
             files.write_text(folder / "study.toml", plan.to_toml())
-        view.say(f"{task.name}: {task.description}" if task.description else task.name)
-        for note in task.notes:
-            view.say(f"  {note}")
+        view.say(recognised(task.name, task.description, task.notes))
         _train_all(plan, task, folder, view, lambda on_event: _executor(plan, task, folder, workers, ray, on_event))
         return _conclude(plan, task, folder, view)
 

@@ -46,6 +46,7 @@ def train(
     init: str = "default",
     output: str | Path | None = None,
     on_progress: Callable[[History], None] | None = None,
+    on_open: Callable[[Task], None] | None = None,
     **opening: Any,
 ) -> Run:
     """Train one network on some data and write its run.
@@ -69,6 +70,7 @@ def train(
         init: of a fresh network, ``default`` or ``critical``.
         output: the run's folder; by default one under ``assay-results``.
         on_progress: called after each validation.
+        on_open: called with the task, once it is open.
         opening: how to read the data: task, target, group, time (a column), horizon …
 
     Raises:
@@ -82,6 +84,8 @@ def train(
     fabric = make_fabric(devices, strategy, nodes, precision)
     fabric.launch()
     task = tasks.open(data, **opening)
+    if on_open is not None and fabric.is_global_zero:
+        on_open(task)
     torch.manual_seed(seed)
     fresh = {} if init == "default" else {"init": init}
     network = open_run(from_run).network if from_run is not None else models.build(str(model), task.signature, parameters, **fresh)

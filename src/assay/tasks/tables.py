@@ -117,7 +117,7 @@ def divide_rows(
         repeats_are_natural=repeats_are_natural,
     )
     target.standardise(splits["train"])
-    if target.codes is not None and not repeats_are_natural:
+    if target.codes is not None:
         said.extend(contradictions(fingerprints, target.codes))
     return rows, target, splits, [*notes, *said]
 
