@@ -39,9 +39,8 @@ def test_batches_are_short_and_an_epoch_holds_every_example(task):
 
 def test_the_batches_of_two_epochs_differ(task):
     """Sorting everything would make the same batches again and again; pools are drawn anew."""
-    batches = list(itertools.islice(task.training_batches(32, seed=1), 12))
-    first, second = ({tuple(sorted(batch["target"].tolist() + batch["tokens"].sum(1).tolist())) for batch in batches[k::2]} for k in (0, 1))
-    assert len(first | second) == 12
+    batches = itertools.islice(task.training_batches(32, seed=1), 12)
+    assert len({tuple(sorted(batch["tokens"].sum(1).tolist())) for batch in batches}) == 12
 
 
 @pytest.mark.parametrize("name", ["lstm", "attention", "aaren"])
