@@ -10,6 +10,7 @@ from assay.contracts import Class, Image, NextTokens, Series, Signature, Table, 
 from assay.errors import UserError
 from assay.models.build import _largest_within
 from assay.models.mlp import MLP
+from assay.nn import Linear
 
 MINE = '''
 import torch
@@ -188,7 +189,7 @@ def test_mlp_refuses_bad_options():
 def test_mlp_norms_stand_before_the_activation(norm, kind):
     model = MLP(Signature(Table(5), Class(2)), width=8, depth=3, dropout=0.1, norm=norm)
     kinds = [type(layer) for layer in model.layers]
-    assert kinds == [nn.Linear, kind, nn.ReLU, nn.Dropout] * 3 + [nn.Linear]
+    assert kinds == [Linear, kind, nn.ReLU, nn.Dropout] * 3 + [Linear]
     sums = model.layers[1](model.layers[0](10 + 3 * torch.randn(64, 5)))
     assert sums.mean().item() == pytest.approx(0, abs=1e-5)
 

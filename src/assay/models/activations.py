@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from assay.nn.linear import Linear
 from assay.nn.recurrent import drop_in
 from assay.nn.recurrent.masked import MaskedRecurrentCell
 from assay.nn.recurrent.multi_head import MultiHeadRNN
@@ -19,6 +20,7 @@ KINDS: tuple[type[nn.Module], ...] = (
     nn.Conv1d,
     nn.Conv2d,
     nn.Linear,
+    Linear,
     nn.LayerNorm,
     nn.AdaptiveAvgPool2d,
     nn.MultiheadAttention,

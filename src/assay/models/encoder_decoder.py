@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from assay import registry
 from assay.contracts import END, Batch, Image, Output, Series, Signature, State, Tokens, TokenSequence
 from assay.models.sequence import InputEncoder
+from assay.nn.linear import Linear
 from assay.nn.recurrent.bidirectional import reversal
 
 INJECT = ("first", "every")
@@ -82,10 +83,10 @@ class EncoderDecoder(nn.Module):
         )
         self.embedding = nn.Embedding(self.vocabulary, width)
         self.decoder = RecurrentStack(cell, width, layers, dropout)
-        self.match = nn.Linear(width, width, bias=False) if attention else None
-        self.combine = nn.Linear(2 * width if attention else width, readout)
+        self.match = Linear(width, width, bias=False) if attention else None
+        self.combine = Linear(2 * width if attention else width, readout)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(readout, self.vocabulary)
+        self.head = Linear(readout, self.vocabulary)
 
     def forward(self, batch: Batch) -> Output:
         """Predict a batch: teacher forced where it has ``target``, else freely."""
@@ -206,7 +207,7 @@ class PictureEncoder(nn.Module):
         for channels, stride in ((kind.channels, 1), (width, 2), (width, 2)):
             layers += [nn.Conv2d(channels, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         self.convolutions = nn.Sequential(*layers, nn.AdaptiveAvgPool2d((rows, columns)))
-        self.feature = nn.Sequential(nn.Linear(rows * columns * width, width), nn.LayerNorm(width))
+        self.feature = nn.Sequential(Linear(rows * columns * width, width), nn.LayerNorm(width))
 
     def forward(self, batch: Batch) -> tuple[list[State] | None, dict[str, Tensor]]:
         """No state, but the regions (batch, regions, width) and the features (batch, width)."""

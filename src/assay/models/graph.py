@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from assay.contracts import Batch, Class, Graph, Output, Signature, Values
 from assay.errors import require
 from assay.nn.graph.propagation import AdaptivePropagation, FixedPropagation
+from assay.nn.linear import Linear
 from assay.ops.propagation import Normalization, ScoreFunction, normalised_operator
 from assay.ops.sparse_features import dropout_features, is_sparse_rows, sparse_linear
 
 _PURPOSE = "A graph network of torch_geometric"
 
 
-class FeatureLinear(nn.Linear):
-    """`nn.Linear` that also takes sparse CSR features, which get no gradient."""
+class FeatureLinear(Linear):
+    """`Linear` that also takes sparse CSR features, which get no gradient."""
 
     def forward(self, input: Tensor) -> Tensor:
         """``x Wᵀ + b`` for ``x`` (nodes, in)."""
@@ -61,7 +62,7 @@ class FeatureMLP(nn.Module):
         self.input_dropout = input_dropout
         self.first = FeatureLinear(in_dim, hidden_dim)
         self.norm = nn.BatchNorm1d(hidden_dim) if norm == "batch" else nn.Identity()
-        self.second = nn.Linear(hidden_dim, out_dim)
+        self.second = Linear(hidden_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` (nodes, in_dim), dense or sparse CSR → (nodes, out_dim)."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from assay.contracts import Batch, Class, Image, Output, Series, Signature, Table, Values
 from assay.nn.channel.activation import activation as make_activation
+from assay.nn.linear import Linear
 
 INITIALISATIONS = ("he", "simple", "sussillo-abbott", "zero", "default")
 
@@ -64,11 +65,11 @@ class MLP(nn.Module):
         sizes = [input_size(signature), *[width] * depth]
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(sizes):
-            layers += [nn.Linear(fan_in, fan_out), *NORMS[norm](fan_out)]
+            layers += [Linear(fan_in, fan_out), *NORMS[norm](fan_out)]
             layers += [make_activation(activation), *([nn.Dropout(dropout)] if dropout else [])]
         if any(getattr(layer, "gated", False) for layer in layers):
             raise ValueError(f"activation {activation!r} is gated: it would halve the layers of an MLP")
-        self.layers = nn.Sequential(*layers, nn.Linear(width, signature.output.size * (signature.horizon or 1)))
+        self.layers = nn.Sequential(*layers, Linear(width, signature.output.size * (signature.horizon or 1)))
         initialise(self.layers, initialisation)
 
     def forward(self, batch: Batch) -> Output:

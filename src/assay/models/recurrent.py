@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from assay.contracts import Batch, Class, Output, Signature, Tokens
 from assay.measure import register_flops
+from assay.nn.linear import Linear
 from assay.nn.mixer import padded_right
 from assay.nn.recurrent.layered import GENERATORS, LayeredDAG, layered_dag
 from assay.nn.recurrent.masked import GATES, MaskedRecurrentCell
@@ -56,7 +57,7 @@ class RecurrentClassifier(nn.Module):
         sizes = [hidden[0], *hidden]
         self.embedding = nn.Embedding(vocabulary, hidden[0])
         self.layers = nn.ModuleList(MaskedRecurrentCell(sizes[i], sizes[i + 1], mode) for i in range(len(hidden)))
-        self.readout = nn.Linear(hidden[-1], classes)
+        self.readout = Linear(hidden[-1], classes)
 
     def forward(self, batch: Batch) -> Output:
         """Predict a batch; ``hidden`` is what the read-out sees, (batch, hidden[-1]) or (batch, length, hidden[-1])."""
@@ -162,7 +163,7 @@ class GraphRecurrentNetwork(nn.Module):
         last = len(sizes) - 1
         nodes = self.dag.sinks() if readout == "sinks" else [(last, place) for place in range(len(self.dag.layers[last]))]
         self.read = [(layer, units * place + unit) for layer, place in nodes for unit in range(units)]
-        self.readout = nn.Linear(len(self.read), classes)
+        self.readout = Linear(len(self.read), classes)
 
     def forward(self, batch: Batch) -> Output:
         """Predict a batch; ``hidden`` is what the read-out sees."""
@@ -297,7 +298,7 @@ def _narrowed(cell: MaskedRecurrentCell, rows: Tensor | None, inputs: Tensor | N
 
 
 def _narrowed_linear(linear: nn.Linear, inputs: Tensor) -> nn.Linear:
-    small = nn.Linear(len(inputs), linear.out_features).to(linear.weight)
+    small = Linear(len(inputs), linear.out_features).to(linear.weight)
     with torch.no_grad():
         small.weight.copy_(linear.weight[:, inputs])
         small.bias.copy_(linear.bias)

@@ -28,6 +28,7 @@ from assay.contracts import (
     Values,
 )
 from assay.nn.block import ResidualBlock, own_losses
+from assay.nn.linear import Linear
 from assay.nn.norm import norm as make_norm
 from assay.nn.position.sinusoidal import sinusoidal_positions
 
@@ -68,7 +69,7 @@ class SequenceModel(nn.Module):
         self.position_table = nn.Embedding(sequence_length(signature), width) if positions == "learned" else None
         self.blocks = nn.ModuleList(blocks)
         self.norm = make_norm(norm, width)
-        self.head = nn.Linear(4 * width if isinstance(signature.input, Pair) else width, signature.output.size * (signature.horizon or 1))
+        self.head = Linear(4 * width if isinstance(signature.input, Pair) else width, signature.output.size * (signature.horizon or 1))
         self.positions = positions
         self.width = width
         self.readout = _readout(signature)
@@ -195,9 +196,9 @@ class InputEncoder(nn.Module):
             self.embedding = nn.Embedding(kind.vocabulary, width)
         elif isinstance(kind, Events):
             self.embedding = nn.Embedding(kind.marks, width)
-            self.gap = nn.Linear(1, width)
+            self.gap = Linear(1, width)
         else:
-            self.linear = nn.Linear(kind.channels * (kind.width if isinstance(kind, Image) else 1), width)
+            self.linear = Linear(kind.channels * (kind.width if isinstance(kind, Image) else 1), width)
 
     def forward(self, x: Tensor, marks: Tensor | None = None) -> Tensor:
         """Tokens (batch, length), series (batch, length, channels), images, or gaps with marks."""

@@ -10,6 +10,7 @@ from typing import Any
 
 _PARTS = {
     "StreamingMixer": "assay.nn.mixer",
+    "Linear": "assay.nn.linear",
     "ResidualBlock": "assay.nn.block",
     "FeedForward": "assay.nn.channel.feed_forward",
     "SoftmaxAttention": "assay.nn.attention.softmax",

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from assay.nn.linear import Linear
+
 
 class HyperNetworkLinear(nn.Module):
     """A linear map with weights of its own for every condition: ``y = W(c) x + b(c)``, ``(W, b)(c) = W₂ relu(W₁ c + b₁) + b₂``.
@@ -34,8 +36,8 @@ class HyperNetworkLinear(nn.Module):
         if min(inputs, outputs, condition, hidden) < 1:
             raise ValueError(f"all sizes must be at least 1, got {inputs=}, {outputs=}, {condition=}, {hidden=}")
         self.inputs, self.outputs, self.condition = inputs, outputs, condition
-        self.expand = nn.Linear(condition, hidden)
-        self.generate = nn.Linear(hidden, outputs * (inputs + 1))
+        self.expand = Linear(condition, hidden)
+        self.generate = Linear(hidden, outputs * (inputs + 1))
         nn.init.kaiming_normal_(self.expand.weight, nonlinearity="relu")  # a hidden unit then has a mean square of 1
         nn.init.zeros_(self.expand.bias)
         nn.init.normal_(self.generate.weight, std=1 / math.sqrt(3 * inputs * hidden))

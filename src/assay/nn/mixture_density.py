@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assay.nn.linear import Linear
+
 
 class MixtureDensityHead(nn.Module):
     """``p(y | h) = Σ_k π_k N(y; μ_k, (L_k L_kᵀ)⁻¹)``, with π, μ and the triangular L linear in h (L's diagonal by its logarithm).
@@ -34,7 +36,7 @@ class MixtureDensityHead(nn.Module):
             raise ValueError(f"width, count and components must be at least 1, got {width}, {count} and {components}")
         self.count, self.components = count, components
         self._sizes = (1, count, count, count * (count - 1) // 2)
-        self.linear = nn.Linear(width, components * sum(self._sizes))
+        self.linear = Linear(width, components * sum(self._sizes))
 
     def forward(self, h: Tensor) -> Tensor:
         """The numbers of the density at every position."""

@@ -1,4 +1,4 @@
-"""`this_processor`: what decides how a kernel's work is cut: cores, caches, vectors."""
+"""What decides how work is cut and who does it: cores, caches, vectors, the maker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import torch
+
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_PROCESSORS = Path("/proc/cpuinfo")
 _UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3}
 FIRST_LEVEL, SECOND_LEVEL = 32 * 1024, 1024**2
 """Bytes taken for the caches where the system does not tell."""
@@ -61,3 +64,17 @@ def _cache_sizes(folder: Path) -> dict[int, int]:
         if kind != "Instruction" and size[-1:] in _UNITS and size[:-1].isdigit():
             sizes[int(level)] = int(size[:-1]) * _UNITS[size[-1]]
     return sizes
+
+
+@cache
+def leaves_vectors_unused() -> bool:
+    """Whether PyTorch's matrix products use narrower vectors than this processor has: MKL's do with AVX-512 on AMD's."""
+    if not torch.backends.mkl.is_available() or not torch.backends.mkldnn.is_available():
+        return False
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and _vendor(_PROCESSORS) == "AuthenticAMD"
+
+
+def _vendor(table: Path) -> str:
+    """Who made the processor, as Linux tells it; empty where it does not."""
+    lines = table.read_text().splitlines() if table.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")

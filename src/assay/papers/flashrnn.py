@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from assay.contracts import Claim, Measured, Paper, Scale, Verdict
 from assay.measure import medians
 from assay.nn.recurrent import drop_in
+from assay.ops.affine import affine
 from assay.ops.constraints import Problem
 from assay.ops.recurrent_cells import CELLS
 from assay.ops.recurrent_plan import Plan
@@ -56,9 +57,9 @@ def _loop(scale: Scale) -> Measured:
     if library() is None:
         return Measured({}, "not-run", NO_COMPILER)
     length, repeats = (512, 5) if scale == "laptop" else (16, 1)
-    ratios, shares, square = {}, {}, torch.randn(512, 512)
+    ratios, shares, rows, square = {}, {}, torch.randn(2048, 512), torch.randn(512, 512)
     with torch.no_grad():
-        product = medians({"product": lambda: square @ square}, repeats)["product"] / (2 * 512**3)
+        product = medians({"product": lambda: affine(rows, square)}, repeats)["product"] / (2 * 2048 * 512**2)
         for shape in (*LOOPS, *SHOWN):
             batch, heads, size = shape
             tensors = _problem("lstm", batch, length, heads, size)

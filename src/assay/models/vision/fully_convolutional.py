@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from assay.contracts import Series, Signature
 from assay.models.vision.adapter import VisionModel, hide_padding, map_shape, why_not
 from assay.nn.convolution.unit import ConvolutionUnit
+from assay.nn.linear import Linear
 from assay.nn.pooling import global_pool
 
 KERNELS = (8, 5, 3)
@@ -42,7 +43,7 @@ class FullyConvolutional(nn.Module):
         for inputs, outputs, kernel in zip(widths, widths[1:], KERNELS, strict=False):
             self.features.append(nn.ZeroPad1d(((kernel - 1) // 2, kernel // 2)))  # an even kernel has no middle
             self.features.append(ConvolutionUnit(inputs, outputs, kernel, padding="valid", dimensions=1))
-        self.classifier = nn.Linear(width, num_classes)
+        self.classifier = Linear(width, num_classes)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (batch, num_classes)."""

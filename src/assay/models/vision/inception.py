@@ -25,6 +25,7 @@ from assay.models.vision.inception_blocks import (
 )
 from assay.models.vision.inception_stems import StemResNetV1, StemSlim, StemV4
 from assay.models.vision.widths import WidthRule
+from assay.nn.linear import Linear
 from assay.nn.pooling import global_pool
 
 StemKind = Literal["imagenet", "small"]
@@ -45,7 +46,7 @@ class InceptionNetwork(nn.Module):
         self.stem = stem
         self.features = features
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(width, num_classes)
+        self.classifier = Linear(width, num_classes)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (batch, num_classes)."""

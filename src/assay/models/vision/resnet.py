@@ -14,6 +14,7 @@ from assay.contracts import Signature
 from assay.models.vision.adapter import VisionModel, hide_padding, map_shape, why_not
 from assay.models.vision.widths import WidthRule
 from assay.nn.convolution.unit import MAX_POOL, ConvolutionUnit
+from assay.nn.linear import Linear
 from assay.nn.pooling import global_pool
 
 
@@ -105,7 +106,7 @@ class ResNet(nn.Module):
                 units.append(ResidualUnit(channels, outputs, inner(width) if inner else width, stride, bottleneck, dimensions, shortcuts))
                 channels = outputs
         self.features = nn.Sequential(*units)
-        self.classifier = nn.Linear(channels, num_classes)
+        self.classifier = Linear(channels, num_classes)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits (batch, num_classes)."""

@@ -20,6 +20,7 @@ from assay.models.vision.simplenet_tables import (
 )
 from assay.models.vision.widths import WidthRule
 from assay.nn.convolution.unit import CHANNEL_DROPOUT, CONVOLUTION, MAX_POOL, ConvolutionUnit, require_variance
+from assay.nn.linear import Linear
 from assay.nn.pooling import SAFPool1d, SAFPool2d, global_pool, shrink_mask
 
 LARGEST_WITHOUT_STRIDE = 64
@@ -94,7 +95,7 @@ class SimpleNet(nn.Module):
             _drop_values(self.features)
         self.head_pool = MAX_POOL[dimensions](2) if original else None
         self.head_dropout = nn.Dropout(head_dropout)
-        self.classifier = nn.Linear(last, num_classes)
+        self.classifier = Linear(last, num_classes)
         self._initialise()
 
     def _features(self, channels: int, width: float, momentum: float, pool: str) -> tuple[nn.Sequential, int]:

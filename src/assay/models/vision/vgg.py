@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from assay.nn.convolution.unit import ConvolutionUnit
+from assay.nn.linear import Linear
 
 
 class VGG16(nn.Module):
@@ -39,13 +40,13 @@ class VGG16(nn.Module):
         side = self.SIDE // 2 ** len(self.GROUPS)
         hidden = 4096
         self.classifier = nn.Sequential(
-            nn.Linear(channels * side * side, hidden),
+            Linear(channels * side * side, hidden),
             nn.ReLU(),
             nn.Dropout(0.5),
-            nn.Linear(hidden, hidden),
+            Linear(hidden, hidden),
             nn.ReLU(),
             nn.Dropout(0.5),
-            nn.Linear(hidden, num_classes),
+            Linear(hidden, num_classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assay.nn.attention.heads import head_shape
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.ops.prefix_attention import PrefixState, initial_prefix_state, prefix_attention
 
@@ -40,9 +41,9 @@ class _PrefixMixer(StreamingMixer):
         if state_dtype not in (torch.float32, torch.float64):
             raise ValueError(f"state_dtype must be torch.float32 or torch.float64, got {state_dtype}")
         self.width, self.bias, self.dropout, self.queries, self.decay, self.state_dtype = width, bias, dropout, queries, decay, state_dtype
-        self.value_projection = nn.Linear(width, width, bias)
+        self.value_projection = Linear(width, width, bias)
         self.make_score_parameters()
-        self.output_projection = nn.Linear(queries * width, width, bias)  # last: edits find a mixer's last map by its place
+        self.output_projection = Linear(queries * width, width, bias)  # last: edits find a mixer's last map by its place
 
     def make_score_parameters(self) -> None:
         """Register what `scores` needs."""
@@ -128,8 +129,8 @@ class Aaren(_PrefixMixer):
     def make_score_parameters(self) -> None:
         """The learned queries and the projections of queries and keys."""
         self.query = nn.Parameter(0.02 * torch.randn(self.queries, self.width))
-        self.query_projection = nn.Linear(self.width, self.width, self.bias)
-        self.key_projection = nn.Linear(self.width, self.width, self.bias)
+        self.query_projection = Linear(self.width, self.width, self.bias)
+        self.key_projection = Linear(self.width, self.width, self.bias)
 
     def scores(self, x: Tensor) -> Tensor:
         """``(W_kᵀ q) · x_t + b_k · q``, over √(width / heads)."""

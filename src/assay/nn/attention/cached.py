@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from assay.nn.attention.cache import CacheState, append, empty_cache, is_even, trimmed
 from assay.nn.attention.heads import head_shape
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer, padded_right
 from assay.nn.position.alibi import Alibi
 from assay.nn.position.relative import OffsetTable, RelativeBias
@@ -101,11 +102,11 @@ class CachedAttention(StreamingMixer):
             raise ValueError(f"window must be at least 1, got {window}")
         self.width, self.causal, self.dropout, self.positions, self.length, self.window = width, causal, dropout, positions, length, window
         self.positional = positions is None  # whether the model is to add positions of its own
-        self.input_projection = nn.Linear(width, (self.heads + 2 * self.key_value_heads) * self.head_width, bias)
+        self.input_projection = Linear(width, (self.heads + 2 * self.key_value_heads) * self.head_width, bias)
         self.score_bias = _score_bias(positions, self.heads, causal, length)
         self.query_norm, self.key_norm = (nn.LayerNorm(self.head_width) if query_key_norm else nn.Identity() for _ in "qk")
         self.make_parameters()
-        self.output_projection = nn.Linear(self.heads * self.head_width, width, bias)  # last: edits find a mixer's last map by its place
+        self.output_projection = Linear(self.heads * self.head_width, width, bias)  # last: edits find a mixer's last map by its place
 
     # -------------------------------------------------------------------------------------------- what a kind writes
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from assay.contracts import State
 from assay.nn.attention.local import LocalAttention
 from assay.nn.convolution.dilated import DilatedTCN
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.norm import norm as make_norm
 from assay.nn.position.relative import OffsetTable
@@ -117,13 +118,13 @@ class GatedChunkedAttention(StreamingMixer):
         self.long_range: Any = _long_range(long_range, width, causal)
         self.span = 2 * chunk if overlap else chunk
         _warn_if_blind(self.long_range, self.span)
-        self.value_projection = nn.Linear(width, self.value_width)
-        self.gate_projection = nn.Linear(width, 2 * width + self.query_width + self.value_width)
+        self.value_projection = Linear(width, self.value_width)
+        self.gate_projection = Linear(width, 2 * width + self.query_width + self.value_width)
         self.scale = nn.Parameter(DEVIATION * torch.randn(2, self.query_width))
         self.shift = nn.Parameter(torch.zeros(2, self.query_width))
         self.bias = _bias(bias, self.span, self.query_width)
         self.dropout, self.hidden_dropout, self.attention_dropout = nn.Dropout(dropout), nn.Dropout(hidden_dropout), attention_dropout
-        self.output_projection = nn.Linear(self.value_width, width)
+        self.output_projection = Linear(self.value_width, width)
         for layer in (self.value_projection, self.gate_projection, self.output_projection):
             nn.init.normal_(layer.weight, std=DEVIATION)
             nn.init.zeros_(layer.bias)

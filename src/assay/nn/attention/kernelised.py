@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from assay.nn.attention.heads import head_shape
 from assay.nn.convolution.short import ShortConvolution
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.ops.kernelised_attention import causal_kernelised_attention, kernelised_attention
 
@@ -63,9 +64,9 @@ class KernelisedAttention(StreamingMixer):
         if self.feature_width < 1:
             raise ValueError(f"feature_width must be at least 1, got {feature_width}")
         inner = self.heads * (2 * self.key_width + self.head_width)
-        self.input_projection = nn.Linear(width, inner, bias)
+        self.input_projection = Linear(width, inner, bias)
         self.convolution = None if kernel_size is None else ShortConvolution(inner, kernel_size)
-        self.output_projection = nn.Linear(self.heads * self.head_width, width, bias)  # last: edits find a mixer's last map by its place
+        self.output_projection = Linear(self.heads * self.head_width, width, bias)  # last: edits find a mixer's last map by its place
 
     # -------------------------------------------------------------------------------------------- what a kind writes
 

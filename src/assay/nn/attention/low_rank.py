@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from assay.nn.attention.heads import head_shape
 from assay.nn.attention.packed import packed
+from assay.nn.linear import Linear
 
 
 class LowRankAttention(nn.Module):
@@ -56,9 +57,9 @@ class LowRankAttention(nn.Module):
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
         self.width, self.length, self.rank, self.dropout = width, length, rank, dropout
         inner = self.heads * self.head_width
-        self.input_projection = nn.Linear(width, 3 * inner, bias)
+        self.input_projection = Linear(width, 3 * inner, bias)
         self.length_projection = nn.Parameter(torch.randn(length, rank) / math.sqrt(length))
-        self.output_projection = nn.Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
+        self.output_projection = Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.measure import register_flops
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.ops.suffix_matches import successor_average
 from assay.ops.suffix_table import SuffixTable, extend, initial_suffix_table
@@ -45,8 +46,8 @@ class NGramAttention(StreamingMixer):
         if order < 1:
             raise ValueError(f"order must be at least 1, got {order}")
         self.width, self.order, self.bias = width, order, bias
-        self.input_projection = nn.Linear(width, width, bias)
-        self.output_projection = nn.Linear(width, width, bias)
+        self.input_projection = Linear(width, width, bias)
+        self.output_projection = Linear(width, width, bias)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, *, tokens: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""

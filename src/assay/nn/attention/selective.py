@@ -6,10 +6,11 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from assay.nn.attention.cache import CacheState, append, empty_cache, is_even
 from assay.nn.attention.heads import head_shape
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 
 Selection = Literal["learned", "programmatic", "random", "all"]
@@ -79,10 +80,10 @@ class SelectiveAttention(StreamingMixer):
         self.inputs = ("tokens",) if selection == "programmatic" else ()
         self.losses: dict[str, Tensor] = {}
         inner = self.heads * self.head_width
-        self.query_projection = nn.Linear(width, inner, bias)
-        self.key_value_projection = nn.Linear(width, 2 * inner, bias)
-        self.selector = nn.Linear(width, 1) if selection == "learned" else None
-        self.output_projection = nn.Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
+        self.query_projection = Linear(width, inner, bias)
+        self.key_value_projection = Linear(width, 2 * inner, bias)
+        self.selector = Linear(width, 1) if selection == "learned" else None
+        self.output_projection = Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
 
     def forward(self, x: Tensor, mask: Tensor | None = None, *, tokens: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""

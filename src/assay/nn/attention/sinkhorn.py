@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from assay.nn.attention.heads import head_shape
 from assay.nn.attention.low_rank import check_length
 from assay.nn.attention.packed import packed
+from assay.nn.linear import Linear
 
 
 class SinkhornAttention(nn.Module):
@@ -64,9 +65,9 @@ class SinkhornAttention(nn.Module):
         self.width, self.length, self.block, self.iterations, self.temperature = width, length, block, iterations, temperature
         self.dropout = dropout
         inner = self.heads * self.head_width
-        self.input_projection = nn.Linear(width, 3 * inner, bias)
-        self.block_projection = nn.Linear(self.head_width, -(-length // block), bias)
-        self.output_projection = nn.Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
+        self.input_projection = Linear(width, 3 * inner, bias)
+        self.block_projection = Linear(self.head_width, -(-length // block), bias)
+        self.output_projection = Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""

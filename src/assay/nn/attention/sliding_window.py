@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from assay.nn.attention.cached import Scope
 from assay.nn.attention.sparse import SparseAttention
+from assay.nn.linear import Linear
 from assay.nn.position.rotary import rotate
 from assay.ops.masked_attention import Groups, band_groups
 
@@ -61,7 +62,7 @@ class SlidingWindowAttention(SparseAttention):
         self.global_projection = None
         if self.global_tokens:
             inner = (self.heads + 2 * self.key_value_heads) * self.head_width
-            self.global_projection = nn.Linear(self.width, inner, self.input_projection.bias is not None)
+            self.global_projection = Linear(self.width, inner, self.input_projection.bias is not None)
 
     def sees(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
         """Those in the window, and all that is global."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from assay.nn.attention.heads import head_shape
 from assay.nn.attention.low_rank import check_length
 from assay.nn.attention.packed import packed
+from assay.nn.linear import Linear
 from assay.ops.compaction import Compaction
 
 Mode = Literal["random", "factorized_random", "dense", "factorized_dense"]
@@ -67,9 +68,9 @@ class SynthesizerAttention(nn.Module):
             raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
         self.width, self.length, self.mode, self.rank, self.dropout = width, length, mode, rank, dropout
         inner = self.heads * self.head_width
-        self.value_projection = nn.Linear(width, inner, bias)
+        self.value_projection = Linear(width, inner, bias)
         self._make_logits(inner, bias)
-        self.output_projection = nn.Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
+        self.output_projection = Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""
@@ -108,7 +109,7 @@ class SynthesizerAttention(nn.Module):
             self.rows = nn.Parameter(scale * torch.randn(heads, length, self.rank))
             self.columns = nn.Parameter(scale * torch.randn(heads, self.rank, length))
         else:
-            self.hidden_projection = nn.Linear(self.width, inner, bias)
+            self.hidden_projection = Linear(self.width, inner, bias)
             scale = self.head_width**-0.5
             if self.mode == "dense":
                 self.table = nn.Parameter(scale * torch.randn(heads, self.head_width, length))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from assay.nn.linear import Linear
+
 
 class MixtureOfExperts(nn.Module):
     """A router sends each position to its ``active`` most probable experts.
@@ -49,7 +51,7 @@ class MixtureOfExperts(nn.Module):
         if balance < 0 or router_z < 0:
             raise ValueError(f"the losses' weights must be at least 0, got balance {balance} and router_z {router_z}")
         self.width, self.active, self.balance, self.router_z = width, active, balance, router_z
-        self.router = nn.Linear(width, experts, bias=False)
+        self.router = Linear(width, experts, bias=False)
         self.experts = nn.ModuleList(expert() for _ in range(experts))
         self.losses = {}
 

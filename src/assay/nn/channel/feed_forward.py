@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from assay.nn.channel.activation import activation as make_activation
+from assay.nn.linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -31,9 +32,9 @@ class FeedForward(nn.Module):
         self.activation = make_activation(activation)
         gated = getattr(self.activation, "gated", False)
         inner = max(1, round(2 * hidden / 3)) if gated else hidden
-        self.expand = nn.Linear(width, 2 * inner if gated else inner)
+        self.expand = Linear(width, 2 * inner if gated else inner)
         self.dropout = nn.Dropout(dropout)
-        self.contract = nn.Linear(inner, width)
+        self.contract = Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., width) to (..., width)."""

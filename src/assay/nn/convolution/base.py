@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from assay.contracts import State
 from assay.nn.convolution.long import LongConvolution
 from assay.nn.convolution.short import ShortConvolution
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 
 
@@ -22,7 +23,7 @@ class _GatedConvolution(StreamingMixer):
         super().__init__()
         self.residual, self.activation = residual, activation
         self.convolution = convolution
-        self.gate_projection = nn.Linear(width, width)
+        self.gate_projection = Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""

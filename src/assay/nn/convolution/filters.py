@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assay.nn.linear import Linear
+
 LOWEST_FREQUENCY = 1e-4  # as published: almost, not quite, constant
 
 
@@ -49,8 +51,8 @@ class ImplicitFilter(nn.Module):
         super().__init__()
         _check(width, length)
         self.length, self.bands = length, bands
-        self.expand = nn.Linear(2 * bands + 1, hidden)
-        self.contract = nn.Linear(hidden, width)
+        self.expand = Linear(2 * bands + 1, hidden)
+        self.contract = Linear(hidden, width)
 
     def forward(self) -> Tensor:
         """All taps, (width, length), in float32 or wider."""
@@ -78,9 +80,9 @@ class SineFilter(nn.Module):
         super().__init__()
         _check(width, length)
         self.width, self.length, self.bands = width, length, bands
-        self.layers = nn.ModuleList([nn.Linear(2 * bands + 1, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)])
+        self.layers = nn.ModuleList([Linear(2 * bands + 1, hidden), Linear(hidden, hidden), Linear(hidden, hidden)])
         self.frequency = nn.Parameter(torch.ones(hidden))
-        self.contract = nn.Linear(hidden, width, bias=False)
+        self.contract = Linear(hidden, width, bias=False)
 
     def forward(self) -> Tensor:
         """All taps, (width, length), in float32 or wider."""

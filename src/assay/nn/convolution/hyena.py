@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from assay.nn.convolution.filters import SineFilter
 from assay.nn.convolution.long import LongConvolution
 from assay.nn.convolution.short import ShortConvolution
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.ops.long_convolution import ConvolutionState
 
@@ -50,12 +51,12 @@ class Hyena(StreamingMixer):
         if order < 2:
             raise ValueError(f"order must be at least 2, got {order}")
         self.width, self.order = width, order
-        self.input_projection = nn.Linear(width, (order + 1) * width)
+        self.input_projection = Linear(width, (order + 1) * width)
         self.short = ShortConvolution((order + 1) * width, 3)
         self.length = length
         self.long = nn.ModuleList(LongConvolution(width, length, SineFilter(width, length, filter_width)) for _ in range(order - 1))
         self.skip = nn.Parameter(torch.randn(order - 1, width))
-        self.output_projection = nn.Linear(width, width)
+        self.output_projection = Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""

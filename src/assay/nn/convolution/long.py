@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assay.nn.convolution.filters import FILTERS
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.ops.compaction import Compaction
 from assay.ops.long_convolution import ConvolutionState, initial_convolution_state, long_convolution, long_convolution_scan
@@ -103,7 +104,7 @@ class LongConvolutionMixer(StreamingMixer):
         super().__init__()
         self.convolution = LongConvolution(width, length, filter)
         self.skip = nn.Parameter(torch.ones(width))
-        self.output_projection = nn.Linear(width, width)
+        self.output_projection = Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from assay.nn.linear import Linear
 from assay.ops.propagation import Normalization, Operator, ScoreFunction, adaptive_sum, normalised_operator, propagate
 
 
@@ -97,7 +98,7 @@ class AdaptivePropagation(_Propagation):
             raise ValueError(f"score must be 'sigmoid' or 'tanh', not {score!r}")
         self.dim = dim
         self.score_function: ScoreFunction = score
-        self.score = nn.Linear(dim, 1, bias=score_bias)
+        self.score = Linear(dim, 1, bias=score_bias)
 
     def forward(
         self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None, return_scores: bool = False

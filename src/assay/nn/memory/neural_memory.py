@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from assay.nn.attention.heads import head_shape
 from assay.nn.convolution.short import ShortConvolution
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.head_norm import GatedHeadNorm
 from assay.ops.surprise_scan import Gates, Read, SurpriseState, apply_memory, initial_surprise, surprise_scan
@@ -106,15 +107,15 @@ class NeuralMemory(StreamingMixer):
         self.gates: Gates = gates
         self.read: Read = read
         inner = self.heads * self.head_width
-        self.input_projection = nn.Linear(width, 3 * inner, bias=False)
+        self.input_projection = Linear(width, 3 * inner, bias=False)
         self.convolution = None if kernel_size is None else ShortConvolution(3 * inner, kernel_size, bias=False)
-        self.gate_projection = nn.Linear(width, inner, bias=False)
-        self.rates_projection = nn.Linear(width, (1 + forget + momentum) * self.heads)
+        self.gate_projection = Linear(width, inner, bias=False)
+        self.rates_projection = Linear(width, (1 + forget + momentum) * self.heads)
         sizes = [self.head_width, *[expansion * self.head_width] * (layers - 1), self.head_width]
         self.memory = nn.ParameterList(_xavier(self.heads, *pair) for pair in pairwise(sizes))
         self.gain = nn.Parameter(torch.zeros(self.heads, self.head_width)) if residual else None
         self.norm = GatedHeadNorm(self.head_width)
-        self.output_projection = nn.Linear(inner, width, bias=False)  # last: edits find a mixer's last map by its place
+        self.output_projection = Linear(inner, width, bias=False)  # last: edits find a mixer's last map by its place
         self._start_rates(horizon)
 
     def initial_state(self, batch_size: int) -> NeuralMemoryState:

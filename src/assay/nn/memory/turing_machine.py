@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 
 SMALL = 1e-16
@@ -88,10 +89,10 @@ class NeuralTuringMachine(StreamingMixer):
             raise ValueError(f"controller must be lstm or feed-forward, got {controller!r}")
         self.width, self.slots, self.slot_width, self.heads = width, slots, slot_width, heads
         seen = width + heads * slot_width
-        self.controller: nn.Module = nn.LSTMCell(seen, width) if controller == "lstm" else nn.Linear(seen, width)
-        self.address = nn.Linear(width, 2 * heads * (slot_width + 3 + SHIFTS))
-        self.change = nn.Linear(width, heads * 2 * slot_width)
-        self.output = nn.Linear(seen, width)
+        self.controller: nn.Module = nn.LSTMCell(seen, width) if controller == "lstm" else Linear(seen, width)
+        self.address = Linear(width, 2 * heads * (slot_width + 3 + SHIFTS))
+        self.change = Linear(width, heads * 2 * slot_width)
+        self.output = Linear(seen, width)
         self.first_weights = nn.Parameter(torch.randn(2 * heads, slots))
 
     def initial_state(self, batch_size: int) -> State:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from assay.nn.linear import Linear
 from assay.nn.recurrent.reference import LSTM
 
 
@@ -42,7 +43,7 @@ class Bidirectional(nn.Module):
             raise ValueError(f"look_ahead must be at least 0, got {look_ahead}")
         self.width, self.look_ahead = width, look_ahead
         self.forward_mixer, self.backward_mixer = forward_mixer, backward_mixer
-        self.combine = nn.Linear(2 * width, width)
+        self.combine = Linear(2 * width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the whole sequence."""

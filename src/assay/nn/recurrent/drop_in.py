@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from assay.ops.affine import affine
 from assay.ops.recurrent_scan import SHORT, Backend, scan_states
 from assay.ops.recurrent_scan_compiled import library
 
@@ -104,7 +105,7 @@ class _DropIn(nn.RNNBase):
     def _scan(self, x: Tensor, mask: Tensor | None, initial: Tensor, suffix: str) -> tuple[Tensor, Tensor]:
         """One layer in one direction: hidden states (batch, length, hidden) and the last states (states, batch, hidden)."""
         weights, bias = self._gates(suffix)
-        inputs = F.linear(x, getattr(self, f"weight_ih{suffix}")).unflatten(-1, (-1, 1, self.hidden_size))
+        inputs = affine(x, getattr(self, f"weight_ih{suffix}")).unflatten(-1, (-1, 1, self.hidden_size))
         states = initial[:, :, None, None]
         hidden, last, *_ = scan_states(inputs, weights[:, None], bias[:, None], states, self.cell, self.backend, mask=mask)
         return hidden[:, :, 0], last[:, :, 0, 0]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from assay.nn.attention.heads import head_shape
 from assay.nn.convolution.short import ShortConvolution
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.head_norm import GatedHeadNorm
 from assay.nn.state_space.step_size import inverse_softplus, log_uniform
@@ -59,16 +60,16 @@ class GatedDelta(StreamingMixer):
         self.heads, self.head_width = head_shape(width, heads, head_width)
         self.width, self.gate = width, gate
         inner = self.heads * self.head_width
-        self.input_projection = nn.Linear(width, 4 * inner, bias)
+        self.input_projection = Linear(width, 4 * inner, bias)
         self.convolution = None if kernel_size is None else ShortConvolution(3 * inner, kernel_size, bias=False)
-        self.strength_projection = nn.Linear(width, self.heads, bias=False)
+        self.strength_projection = Linear(width, self.heads, bias=False)
         if gate:
-            self.decay_projection = nn.Linear(width, self.heads)
+            self.decay_projection = Linear(width, self.heads)
             with torch.no_grad():
                 self.decay_projection.bias.copy_(inverse_softplus(log_uniform((self.heads,), 1e-3, 1e-1)))
             self.log_rate = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
         self.norm = GatedHeadNorm(self.head_width)
-        self.output_projection = nn.Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
+        self.output_projection = Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
 
     def initial_state(self, batch_size: int) -> DeltaState:
         """Zeros: nothing was read."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assay.nn.attention.heads import head_shape
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.head_norm import GatedHeadNorm
 from assay.ops.linear_attention import linear_attention
@@ -58,10 +59,10 @@ class GatedLinearAttention(StreamingMixer):
             raise ValueError(f"key_width and gate_rank must be at least 1, got {key_width} and {gate_rank}")
         keys, values = self.heads * self.key_width, self.heads * self.head_width
         self.sizes = (keys, keys, values, values)
-        self.input_projection = nn.Linear(width, sum(self.sizes), bias)
-        self.decay_projection = nn.Sequential(nn.Linear(width, gate_rank, bias=False), nn.Linear(gate_rank, keys))
+        self.input_projection = Linear(width, sum(self.sizes), bias)
+        self.decay_projection = nn.Sequential(Linear(width, gate_rank, bias=False), Linear(gate_rank, keys))
         self.norm = GatedHeadNorm(self.head_width)
-        self.output_projection = nn.Linear(values, width, bias)  # last: edits find a mixer's last map by its place
+        self.output_projection = Linear(values, width, bias)  # last: edits find a mixer's last map by its place
 
     def initial_state(self, batch_size: int) -> Tensor:
         """Zeros: nothing was read."""

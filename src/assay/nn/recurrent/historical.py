@@ -11,6 +11,7 @@ from assay.measure import register_flops
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.gates import Gate, states_around
 from assay.nn.recurrent.masked import recurrent_scan
+from assay.ops.affine import affine
 
 Variant = Literal["original", "forget", "peephole", "coupled"]
 State = tuple[Tensor, Tensor]
@@ -117,7 +118,7 @@ class HistoricalLSTM(StreamingMixer):
         if self._in_kernel():
             y, state = recurrent_scan("lstm", x, state, self._kernel_weights(), mask)
             return y if mask is None else torch.where(mask[..., None], y, 0.0), state
-        inputs = nn.functional.linear(x, self.weight_ih, self.bias)
+        inputs = affine(x, self.weight_ih, self.bias)
         outputs = []
         # unbind, not an index a position: the gradient of each index would be a tensor as large as all of them
         for position, own in enumerate(inputs.unbind(1)):

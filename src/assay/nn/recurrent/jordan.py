@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.ops.linear_recurrence import linear_recurrence
 
@@ -41,9 +42,9 @@ class Jordan(StreamingMixer):
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}, got {output!r}")
         self.width, self.hidden, self.trace, self.output = width, hidden or width, trace, output
-        self.input_weight = nn.Linear(width, self.hidden)
-        self.context_weight = nn.Linear(width, self.hidden, bias=False)
-        self.output_weight = nn.Linear(self.hidden, width)
+        self.input_weight = Linear(width, self.hidden)
+        self.context_weight = Linear(width, self.hidden, bias=False)
+        self.output_weight = Linear(self.hidden, width)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """Zeros, (batch, width)."""

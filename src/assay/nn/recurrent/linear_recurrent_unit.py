@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.cost import register_recurrence
 from assay.ops.linear_recurrence import linear_recurrence
@@ -54,8 +55,8 @@ class LinearRecurrentUnit(StreamingMixer):
         self.log_phase = nn.Parameter(torch.empty(size).uniform_(1e-4, 1).mul(largest_phase).log())
         self.log_gain = nn.Parameter(0.5 * (1 - square).log())
         self.skip = nn.Parameter(torch.randn(width))
-        self.input_projection = nn.Linear(width, 2 * size, bias=False)  # Re B and Im B
-        self.output_projection = nn.Linear(2 * size, width, bias=False)  # Re C and −Im C
+        self.input_projection = Linear(width, 2 * size, bias=False)  # Re B and Im B
+        self.output_projection = Linear(2 * size, width, bias=False)  # Re C and −Im C
         nn.init.normal_(self.input_projection.weight, std=1 / math.sqrt(2 * width))
         nn.init.normal_(self.output_projection.weight, std=1 / math.sqrt(size))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.cost import register_recurrence
 from assay.nn.recurrent.gates import Gate
@@ -22,7 +23,7 @@ class _MinimalRecurrence(StreamingMixer):
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
         self.width = width
-        self.input_projection = nn.Linear(width, self.maps * width, bias)
+        self.input_projection = Linear(width, self.maps * width, bias)
 
     def gates(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         """What is kept and what is written, from the maps before the candidate's."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.nn.attention.heads import head_shape
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.cost import register_recurrence
 from assay.nn.recurrent.gates import Gate, shifted
@@ -69,12 +70,12 @@ class MultiHeadRNN(StreamingMixer):
         self.heads, self.head_width = head_shape(width, heads, head_width)
         self.width, self.function, self.forget_bias = width, function, forget_bias
         cell, inner = CELLS[function], self.heads * self.head_width
-        self.input_projection = nn.Linear(width, cell.inputs * inner, bias=False)
+        self.input_projection = Linear(width, cell.inputs * inner, bias=False)
         self.weights = nn.Parameter(torch.empty(cell.recurrent, self.heads, self.head_width, self.head_width))
         gates = torch.zeros(cell.biases, self.heads, self.head_width)
         self.bias = nn.Parameter(gates) if bias else None
         self.norm = nn.RMSNorm(self.head_width, eps=1e-6) if norm else None
-        self.output_projection = nn.Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
+        self.output_projection = Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from assay.nn.attention.heads import head_shape
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.position.rotary import rotate
 from assay.nn.recurrent.head_norm import GatedHeadNorm
@@ -67,9 +68,9 @@ class Retention(StreamingMixer):
             raise ValueError(f"decays must be {self.heads} numbers above 0 and at most 1, got {decays}")
         self.width, self.rotary = width, rotary
         inner = self.heads * self.head_width
-        self.input_projection = nn.Linear(width, 4 * inner, bias)
+        self.input_projection = Linear(width, 4 * inner, bias)
         self.norm = GatedHeadNorm(self.head_width)
-        self.output_projection = nn.Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
+        self.output_projection = Linear(inner, width, bias)  # last: edits find a mixer's last map by its place
 
     def initial_state(self, batch_size: int) -> RetentionState:
         """Zeros: nothing was read."""

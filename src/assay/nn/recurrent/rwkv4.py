@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.cost import register_recurrence
 from assay.ops.linear_recurrence import linear_recurrence
@@ -52,8 +53,8 @@ class RWKV4TimeMix(StreamingMixer):
         self.bonus = nn.Parameter(torch.full((width,), 0.3).log() + 0.5 * ((torch.arange(width) + 1) % 3 - 1))
         share = (torch.arange(width) / width) ** 0.5
         self.shift = nn.Parameter(torch.stack([0.5 * share, share, (share + 0.15).clamp(max=1)]))  # μ of r, k, v
-        self.receptance_projection, self.key_projection, self.value_projection = (nn.Linear(width, width, bias) for _ in "rkv")
-        self.output_projection = nn.Linear(width, width, bias)
+        self.receptance_projection, self.key_projection, self.value_projection = (Linear(width, width, bias) for _ in "rkv")
+        self.output_projection = Linear(width, width, bias)
 
     def initial_state(self, batch_size: int) -> RWKV4State:
         """Nothing was read: zeros, over e to a number below any exponent."""

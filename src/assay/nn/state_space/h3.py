@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from assay.nn.convolution.short import ShortConvolution
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.state_space.diagonal import DiagonalStateSpace
 
@@ -46,10 +47,10 @@ class H3(StreamingMixer):
         if width < 1 or head_width < 1 or width % head_width:
             raise ValueError(f"head_width must divide width {width}, got {head_width}")
         self.width, self.head_width = width, head_width
-        self.input_projection = nn.Linear(width, 3 * width, bias)
+        self.input_projection = Linear(width, 3 * width, bias)
         self.shift = ShortConvolution(width, state, bias=False)
         self.system = DiagonalStateSpace(width // head_width, state)
-        self.output_projection = nn.Linear(width, width, bias)
+        self.output_projection = Linear(width, width, bias)
 
     def initial_state(self, batch_size: int) -> H3State:
         """Nothing was read."""

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from assay.nn.channel.activation import activation as make_activation
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.state_space.discretisation import Rule
 from assay.nn.state_space.linear import Learned, LinearStateSpace
@@ -62,7 +63,7 @@ class LSSL(StreamingMixer):
         super().__init__()
         self.system = LinearStateSpace(width, state, outputs, measure, learned, learned_step, shortest, longest, alpha, **system)
         self.activation, self.dropout = make_activation(activation), nn.Dropout(dropout)
-        self.output_projection = nn.Linear(width * outputs, width)
+        self.output_projection = Linear(width * outputs, width)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The systems at rest."""

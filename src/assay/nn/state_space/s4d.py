@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.state_space.diagonal import DiagonalStateSpace
 
@@ -33,7 +34,7 @@ class S4D(StreamingMixer):
         super().__init__()
         self.width = width
         self.system = DiagonalStateSpace(width, state)
-        self.output_projection = nn.Linear(width, 2 * width)
+        self.output_projection = Linear(width, 2 * width)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The system at rest."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from assay.nn.convolution.short import ShortConvolution
+from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.cost import register_recurrence
 from assay.nn.state_space.step_size import inverse_softplus, log_uniform
@@ -59,16 +60,16 @@ class SelectiveStateSpace(StreamingMixer):
         if min(width, state, expand, rank) < 1:
             raise ValueError(f"width, state, expand and rank must be at least 1, got {width}, {state}, {expand} and {rank}")
         self.width, self.size, self.inner, self.rank = width, state, expand * width, rank
-        self.input_projection = nn.Linear(width, 2 * self.inner, bias)
+        self.input_projection = Linear(width, 2 * self.inner, bias)
         self.convolution = ShortConvolution(self.inner, kernel_size)
-        self.selection_projection = nn.Linear(self.inner, rank + 2 * state, bias=False)
-        self.step_projection = nn.Linear(rank, self.inner)
+        self.selection_projection = Linear(self.inner, rank + 2 * state, bias=False)
+        self.step_projection = Linear(rank, self.inner)
         nn.init.uniform_(self.step_projection.weight, -(rank**-0.5), rank**-0.5)
         with torch.no_grad():
             self.step_projection.bias.copy_(inverse_softplus(log_uniform((self.inner,), 1e-3, 1e-1)))
         self.log_rate = nn.Parameter(torch.arange(1.0, state + 1).log().repeat(self.inner, 1))
         self.skip = nn.Parameter(torch.ones(self.inner))
-        self.output_projection = nn.Linear(self.inner, width, bias)
+        self.output_projection = Linear(self.inner, width, bias)
 
     def initial_state(self, batch_size: int) -> SelectiveState:
         """Nothing was read."""
