@@ -8,7 +8,7 @@ from assay.bench.runs import Run, open_run, write_source
 from assay.bench.verbs import export
 from assay.contracts import Class, Graph, Image, NextTokens, Series, Signature, Table, Tokens, Values
 from assay.errors import UserError
-from assay.exporters.example import StepView
+from assay.exporters.example import StepView, step_example
 from assay.exporters.onnx import TOLERANCE, to_onnx
 from assay.exporters.safetensors import to_safetensors
 from assay.exporters.torch_export import to_torch
@@ -65,7 +65,7 @@ def test_onnx_forward_for_batches_of_any_size(name, signature, parameters, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["aaren", "lstm", "gru", "attention", "sliding-window-attention"])
+@pytest.mark.parametrize("name", ["aaren", "lstm", "lstm-forget", "gru", "attention", "sliding-window-attention"])
 def test_onnx_step_streams_to_the_forward_prediction(name, tmp_path):
     model = made(name, SERIES)
     _, step = to_onnx(model, tmp_path, step=True)
@@ -89,6 +89,16 @@ def test_a_step_of_a_memory_as_context_is_a_graph():
     with torch.no_grad():
         program = torch.export.export(StepView(layer, structure), (x, *leaves)).module()
         torch.testing.assert_close(program(x, *leaves)[0], layer.step(x, layer.initial_state(1))[0])
+
+
+def test_states_that_begin_as_one_tensor_are_two_inputs():
+    """A mixer may return the same zeros for both; a graph that took them for one would read the cell where the hidden state belongs."""
+    model = made("lstm-forget", SERIES)
+    example = step_example(model, SERIES)
+    program = torch.export.export(example.view, example.arguments).module()
+    later = (torch.randn(1, 3), *(torch.randn_like(leaf) if leaf.is_floating_point() else leaf for leaf in example.arguments[1:]))
+    for ours, theirs in zip(program(*later), example.view(*later), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_step_that_drifts_from_the_stream_is_refused(tmp_path, monkeypatch):

@@ -87,6 +87,7 @@ def step_example(model: Any, signature: Signature, batch_size: int = 1) -> StepE
     if not getattr(model, "causal", False) or not isinstance(signature.input, Tokens | Series):
         raise UserError(f"{type(model).__name__} has no step function to export: only causal sequence models stream.")
     leaves, structure = pytree.tree_flatten(model.initial_state(batch_size))
+    leaves = [leaf.clone() for leaf in leaves]  # a trace takes one tensor that stands for two states for one input
     x = next(iter(example_batch(signature, batch_size).values()))[:, 0]
     view, initial = StepView(model, structure), (x, *leaves)
     with tracing("The step of this model"), torch.no_grad():
