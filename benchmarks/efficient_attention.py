@@ -60,6 +60,7 @@ def peers(length: int) -> dict[str, tuple[str, Callable[[torch.Tensor], Any]]]:
         "linformer": _linformer,
         "performer-pytorch": _performer,
         "transformers' BigBird": _big_bird,
+        "sinkhorn-transformer": _sinkhorn,
     }.items():
         try:
             found[name] = make(length)
@@ -72,13 +73,26 @@ def _local(length: int) -> tuple[str, Callable[[torch.Tensor], Any]]:
     from local_attention import LocalAttention
 
     attention = LocalAttention(dim=64, window_size=WINDOW, causal=False, look_backward=0, look_forward=0, use_rotary_pos_emb=False)
+    return "local-attention", _projected(attention)
+
+
+def _sinkhorn(length: int) -> tuple[str, Callable[[torch.Tensor], Any]]:
+    """Only its time compares: it sorts the keys and takes them for the values too (0.11.4), and picks one block instead of mixing all."""
+    from sinkhorn_transformer.sinkhorn_transformer import SinkhornAttention
+
+    attention = SinkhornAttention(WINDOW, WIDTH, WIDTH // HEADS, HEADS, length, use_simple_sort_net=True).eval()
+    return "sinkhorn-attention", _projected(attention)
+
+
+def _projected(attention: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Between the projections that a package's attention over queries, keys and values leaves out."""
     inward, outward = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
 
     def call(x: torch.Tensor) -> torch.Tensor:
         parts = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in inward(x).chunk(3, -1))
         return outward(attention(*parts).transpose(1, 2).flatten(2))
 
-    return "local-attention", call
+    return call
 
 
 def _linformer(length: int) -> tuple[str, Callable[[torch.Tensor], Any]]:

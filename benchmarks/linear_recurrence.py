@@ -1,4 +1,4 @@
-"""Linear recurrences in chunks against a loop over positions and flash-linear-attention's plain functions; every mixer's time by length.
+"""Linear recurrences in chunks against a loop over positions and against packages; every mixer's time by length.
 
     python benchmarks/linear_recurrence.py
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,8 @@ from assay.ops.delta_rule import delta_rule
 from assay.ops.linear_attention import linear_attention
 from assay.ops.linear_recurrence import linear_recurrence
 
+Pair = tuple[nn.Module, nn.Module, Callable[[Tensor], Tensor]]
+"""A layer of ours, a package's with the same weights, and how the latter is called."""
 LENGTH, HEADS, HEAD_WIDTH, WIDTH = 2048, 4, 32, 64
 LENGTHS = (1024, 2048, 4096, 8192, 16_384)
 MIXERS: dict[str, Callable[[int], nn.Module]] = {
@@ -127,6 +129,106 @@ def against_flash_linear_attention() -> None:
             print(f"  {name:32} {taken['theirs'] / taken['mine']:5.1f} × flash-linear-attention's plain function, forward", flush=True)
 
 
+def against_packages(packages: Mapping[str, Callable[[], Pair]], x: Tensor) -> None:
+    """Each package's layer with the weights of ours: the time, and how far its results and their gradients at x are from ours."""
+    for name, make in packages.items():
+        try:
+            layer, peer, call = make()
+        except ImportError as missing:
+            print(f"SKIPPED: {name} ({missing})", flush=True)
+            continue
+        given = x.clone().requires_grad_()
+        run: dict[str, Callable[[], Tensor]] = {"mine": partial(layer, given), "theirs": partial(call, given)}
+        train = {side: trained(run[side], [given, *part.parameters()]) for side, part in (("mine", layer), ("theirs", peer))}
+        with torch.no_grad():
+            forward, values = medians(run, 3), difference(run["theirs"](), run["mine"]())
+        both, gradients = medians(train, 1), difference(train["theirs"]()[0], train["mine"]()[0])
+        ratios = [taken["theirs"] / taken["mine"] for taken in (forward, both)]
+        print(
+            f"  {name:40} {ratios[0]:6.2f} × our time forward, {ratios[1]:6.2f} × with backward; "
+            f"results differ by {values:.0e} of the largest, gradients by {gradients:.0e}",
+            flush=True,
+        )
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """The largest difference over the largest expected value."""
+    return float((found - expected).detach().abs().max() / expected.detach().abs().max())
+
+
+def copied(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Write the second of each pair into the first."""
+    with torch.no_grad():
+        for to, value in pairs:
+            to.copy_(value.view_as(to))
+
+
+def _mamba_weights(layer: SelectiveStateSpace, peer: Any) -> None:
+    """Into a peer's layer; both packages call its parts as the published code does."""
+    named = {"in_proj": layer.input_projection, "x_proj": layer.selection_projection, "out_proj": layer.output_projection}
+    copied([(getattr(peer, name).weight, part.weight) for name, part in named.items()])
+    copied([(peer.dt_proj.weight, layer.step_projection.weight), (peer.dt_proj.bias, layer.step_projection.bias)])
+    copied([(peer.conv1d.weight, layer.convolution.weight.T.contiguous()), (peer.A_log, layer.log_rate), (peer.D, layer.skip)])
+    if layer.convolution.bias is not None:
+        copied([(peer.conv1d.bias, layer.convolution.bias)])
+
+
+def _mambapy() -> Pair:
+    package = importlib.import_module("mambapy.mamba")
+    layer, peer = SelectiveStateSpace(WIDTH), package.MambaBlock(package.MambaConfig(d_model=WIDTH, n_layers=1))
+    _mamba_weights(layer, peer)
+    return layer, peer, peer
+
+
+def _transformers_mamba() -> Pair:
+    package, config = (
+        importlib.import_module("transformers.models.mamba.modeling_mamba"),
+        importlib.import_module("transformers").MambaConfig,
+    )
+    layer, peer = SelectiveStateSpace(WIDTH), package.MambaMixer(config(hidden_size=WIDTH), 0)
+    _mamba_weights(layer, peer)
+    return layer, peer, peer
+
+
+def _transformers_rwkv() -> Pair:
+    package = importlib.import_module("transformers.models.rwkv.modeling_rwkv")
+    config = importlib.import_module("transformers").RwkvConfig
+    layer, peer = RWKV4TimeMix(WIDTH), package.RwkvSelfAttention(config(hidden_size=WIDTH))
+    for name, share in zip(("receptance", "key", "value"), layer.shift, strict=True):
+        copied([(getattr(peer, f"time_mix_{name}"), share), (getattr(peer, name).weight, getattr(layer, f"{name}_projection").weight)])
+    copied([(peer.time_decay, layer.log_decay_rate), (peer.time_first, layer.bonus), (peer.output.weight, layer.output_projection.weight)])
+    return layer, peer, lambda x: peer(x)[0]
+
+
+def _lru_pytorch() -> Pair:
+    layer, peer = LinearRecurrentUnit(WIDTH), importlib.import_module("LRU_pytorch").LRU(WIDTH, WIDTH, WIDTH)
+    real, imaginary = layer.input_projection.weight.chunk(2)
+    left, right = layer.output_projection.weight.chunk(2, 1)
+    copied([(peer.nu_log, layer.log_rate), (peer.theta_log, layer.log_phase), (peer.gamma_log, layer.log_gain)])
+    copied([(peer.B, torch.complex(real, imaginary)), (peer.C, torch.complex(left, -right)), (peer.D, layer.skip.diag())])
+    return layer, peer, peer
+
+
+def _min_gru_pytorch(name: str, projection: str, make: Callable[[int], MinGRU | MinLSTM]) -> Pair:
+    """Its candidates are x + ½ where x ≥ 0, so that a bias of ½ and positive weights make the layers equal on positive inputs."""
+    layer, peer = make(WIDTH), getattr(importlib.import_module(f"minGRU_pytorch.{name}"), name)(WIDTH)
+    with torch.no_grad():
+        layer.input_projection.weight[-WIDTH:].abs_()
+        layer.input_projection.bias.zero_()[-WIDTH:] = 0.5
+    copied([(getattr(peer, projection).weight, layer.input_projection.weight.roll(WIDTH, 0))])  # it has the candidate first
+    return layer, peer, peer
+
+
+PACKAGES: dict[str, Callable[[], Pair]] = {
+    "mambapy's Mamba": _mambapy,
+    "transformers' Mamba": _transformers_mamba,
+    "transformers' RWKV-4": _transformers_rwkv,
+    "lru-pytorch's linear recurrent unit": _lru_pytorch,
+    "minGRU-pytorch's minGRU": partial(_min_gru_pytorch, "minGRU", "to_hidden_and_gate", MinGRU),
+    "minGRU-pytorch's minLSTM": partial(_min_gru_pytorch, "minLSTM", "to_hidden_and_f_i_gate", MinLSTM),
+}
+
+
 def slopes() -> None:
     print(f"exponent e of time ~ length^e over {LENGTHS[0]} … {LENGTHS[-1]} positions, width {WIDTH}: forward, with backward", flush=True)
     for name, make in MIXERS.items():
@@ -153,6 +255,8 @@ def main() -> None:
     torch.manual_seed(0)
     against_loops()
     against_flash_linear_attention()
+    print(f"packages' layers with the same weights, {LENGTH} positions, width {WIDTH}", flush=True)
+    against_packages(PACKAGES, torch.rand(1, LENGTH, WIDTH))
     slopes()
 
 

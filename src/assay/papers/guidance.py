@@ -272,7 +272,7 @@ def _plain_convolutions(scale: Scale) -> Measured:
 COPYING = Setting(steps=300, learning_rate=1e-3, seeds=3)
 COPYING_GUIDE = Setting(steps=200, learning_rate=3e-3, seeds=1)
 PARITY = Setting(steps=250, learning_rate=1e-3, seeds=5)
-PARITY_GUIDE = Setting(steps=250, learning_rate=3e-3, seeds=1)
+PARITY_GUIDE = Setting(steps=500, learning_rate=3e-3, seeds=1)
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class MixtureOfExperts(nn.Module):
         for number, expert in enumerate(self.experts):
             row, place = (chosen == number).nonzero(as_tuple=True)
             # An expert that nobody chose still gets a gradient, of zeros: processes that train together must agree on who has one.
-            y = y.index_add(0, row, weights[row, place, None] * expert(rows[row]))
+            y.index_add_(0, row, weights[row, place, None] * expert(rows[row]))
         return y.view_as(x)
 
     def dense(self, x: Tensor) -> Tensor:
