@@ -267,7 +267,7 @@ def _hybrids(scale: Scale) -> Measured:
 
 BYTES = 2_000_000
 LANGUAGE_STEPS = 3_000
-"""At 600 steps of 600,000 bytes, tried first, attention was still behind BaseConv: it learns to look back late."""
+"""At 600 steps of 600,000 bytes, tried first, attention was further behind BaseConv: it learns to look back late."""
 RARE = 1 / 2_000
 """A bigram is rare when it makes up no more than this share of the training text."""
 
