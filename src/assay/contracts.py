@@ -161,6 +161,22 @@ class NextEvent:
 
 
 @dataclass(frozen=True)
+class NextStroke:
+    """Where a pen goes next, and whether it lifts there, at every position: prediction (batch, length, 1 + 6·components).
+
+    The first number is the logit of lifting; the rest are those of a `assay.nn.mixture_density.MixtureDensity` of the offset. ``target``
+    (batch, length, 3) is (dx, dy, lift).
+    """
+
+    components: int = 5
+
+    @property
+    def size(self) -> int:
+        """Numbers predicted per position."""
+        return 1 + 6 * self.components
+
+
+@dataclass(frozen=True)
 class Embedding:
     """A vector: prediction (batch, width)."""
 
@@ -173,8 +189,25 @@ class Embedding:
 
 
 InputKind: TypeAlias = Table | Tokens | Series | Events | Image | Video | Graph | Pair
-OutputKind: TypeAlias = Class | Values | NextTokens | TokenSequence | NextEvent | Embedding
-_SIMPLE_KINDS = (Table, Tokens, Series, Events, Image, Video, Graph, Class, Values, NextTokens, TokenSequence, NextEvent, Embedding)
+OutputKind: TypeAlias = Class | Values | NextTokens | TokenSequence | NextEvent | NextStroke | Embedding
+Ahead: TypeAlias = NextTokens | NextEvent | NextStroke
+"""What comes next, at every position: a network that is not causal would see it."""
+_SIMPLE_KINDS = (
+    Table,
+    Tokens,
+    Series,
+    Events,
+    Image,
+    Video,
+    Graph,
+    Class,
+    Values,
+    NextTokens,
+    TokenSequence,
+    NextEvent,
+    NextStroke,
+    Embedding,
+)
 _KINDS = {kind.__name__: kind for kind in _SIMPLE_KINDS}
 
 

@@ -12,7 +12,22 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import train_test_split
 
 from assay import registry
-from assay.contracts import Class, Estimator, Events, Graph, Image, NextEvent, NextTokens, Pair, Series, Signature, Table, Tokens, Values
+from assay.contracts import (
+    Class,
+    Estimator,
+    Events,
+    Graph,
+    Image,
+    NextEvent,
+    NextStroke,
+    NextTokens,
+    Pair,
+    Series,
+    Signature,
+    Table,
+    Tokens,
+    Values,
+)
 from assay.errors import UserError
 from assay.models.estimators import (
     GradientBoosting,
@@ -357,6 +372,7 @@ EXPECTED = [
     (Signature(Pair(TOKENS, TOKENS), Values(1)), ["tfidf"]),
     (Signature(Graph(3, 40, 80), Class(2)), ["label-propagation", "logistic-regression"]),
     (Signature(Events(3, 20), NextEvent(3), per_position=True), ["poisson"]),
+    (Signature(Series(3, 20), NextStroke(4), per_position=True), ["constant-strokes"]),
 ]
 
 

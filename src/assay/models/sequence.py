@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from assay.contracts import (
+    Ahead,
     Batch,
     Class,
     Embedding,
     Events,
     Image,
-    NextEvent,
-    NextTokens,
     Output,
     Pair,
     Series,
@@ -232,11 +231,11 @@ class SequenceFamily:
             return f"a mixer reads ordered positions, and {' + '.join(type(kind).__name__ for kind in kinds)} has none"
         if len({type(kind) for kind in kinds}) > 1 or (isinstance(kinds[0], Events) and len(kinds) > 1):
             return "both inputs of a pair must be of one kind"
-        if not isinstance(signature.output, Class | Values | NextTokens | NextEvent | Embedding):
+        if not isinstance(signature.output, Class | Values | Ahead | Embedding):
             return f"no head for {type(signature.output).__name__}"
         for mixer in self.pattern:
-            if isinstance(signature.output, NextTokens | NextEvent) and not getattr(mixer, "causal", False):
-                return f"{mixer.__name__} is not causal, so it would see the tokens it must predict"
+            if isinstance(signature.output, Ahead) and not getattr(mixer, "causal", False):
+                return f"{mixer.__name__} is not causal, so it would see what it must predict"
             for name in getattr(mixer, "inputs", ()):
                 if name != "tokens" or not isinstance(kinds[0], Tokens):
                     return f"{mixer.__name__} needs {name}, and {type(kinds[0]).__name__} has none"
@@ -311,8 +310,8 @@ class SequenceFamily:
 
     def _check_options(self, signature: Signature, options: dict[str, Any]) -> None:
         names = " and ".join(dict.fromkeys(mixer.__name__ for mixer in self.pattern))
-        if isinstance(signature.output, NextTokens | NextEvent) and options.get("causal") is False:
-            raise ValueError(f"{names} with causal=False would see the tokens it must predict")
+        if isinstance(signature.output, Ahead) and options.get("causal") is False:
+            raise ValueError(f"{names} with causal=False would see what it must predict")
         accepted = [_parameters(mixer) for mixer in self.pattern]
         for name in options:
             if not any(taken is None or name in taken for taken in accepted):
@@ -369,7 +368,7 @@ def _raw(batch: Batch) -> Tensor:
 
 
 def _readout(signature: Signature) -> str:
-    if signature.per_position or isinstance(signature.output, NextTokens | NextEvent):
+    if signature.per_position or isinstance(signature.output, Ahead):
         return "position"
     return "last" if signature.horizon else "mean"
 

@@ -94,6 +94,7 @@ _PARTS = {
     "initialise_recurrent_": "assay.nn.recurrent.initialisation",
     "NeuralTuringMachine": "assay.nn.memory.turing_machine",
     "HopfieldNetwork": "assay.nn.memory.associative",
+    "MixtureDensity": "assay.nn.mixture_density",
     "MixtureDensityHead": "assay.nn.mixture_density",
     "MaskedRecurrentCell": "assay.nn.recurrent.masked",
     "MaskedTanh": "assay.nn.recurrent.masked",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,36 +12,40 @@ from torch import Tensor, nn
 from assay.nn.linear import Linear
 
 
-class MixtureDensityHead(nn.Module):
-    """``p(y | h) = Σ_k π_k N(y; μ_k, (L_k L_kᵀ)⁻¹)``, with π, μ and the triangular L linear in h (L's diagonal by its logarithm).
+@dataclass(frozen=True)
+class MixtureDensity:
+    """``p(y) = Σ_k π_k N(y; μ_k, (L_k L_kᵀ)⁻¹)``, read off a row of numbers: π by its logits, L's diagonal by its logarithm.
 
-    A network that is trained on squared error gives the mean of all that may follow, which may never follow: the middle between a turn to
-    the left and one to the right. Of two numbers, as the offsets of a pen, each component has a correlation, as Graves' has.
+    L is triangular: of two numbers, as the offsets of a pen, each component has a correlation, as Graves' has.
 
     Source: Bishop (1994), Mixture density networks; Graves (2013), Generating sequences with recurrent neural networks (strokes; ``bias``).
 
     Args:
-        width: numbers of h.
         count: numbers of y.
         components: k.
 
-    Shapes: h (…, width) → the density's numbers (…, components · (1 + count + count (count + 1) / 2)); y (…, count).
+    Shapes: numbers (…, ``size``), ``size`` = components · (1 + count + count (count + 1) / 2); y (…, count).
 
     Raises:
         ValueError: a size below 1.
     """
 
-    def __init__(self, width: int, count: int, components: int = 5) -> None:
-        super().__init__()
-        if min(width, count, components) < 1:
-            raise ValueError(f"width, count and components must be at least 1, got {width}, {count} and {components}")
-        self.count, self.components = count, components
-        self._sizes = (1, count, count, count * (count - 1) // 2)
-        self.linear = Linear(width, components * sum(self._sizes))
+    count: int
+    components: int = 5
 
-    def forward(self, h: Tensor) -> Tensor:
-        """The numbers of the density at every position."""
-        return self.linear(h)
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        if min(self.count, self.components) < 1:
+            raise ValueError(f"count and components must be at least 1, got {self.count} and {self.components}")
+
+    @property
+    def size(self) -> int:
+        """Numbers that make one density."""
+        return self.components * sum(self._sizes)
+
+    @property
+    def _sizes(self) -> tuple[int, int, int, int]:
+        return 1, self.count, self.count, self.count * (self.count - 1) // 2
 
     def log_density(self, numbers: Tensor, y: Tensor) -> Tensor:
         """log p(y), (…), differentiable; its negative mean is the loss."""
@@ -79,3 +84,32 @@ class MixtureDensityHead(nn.Module):
             place = F.one_hot(row * self.count + column, self.count**2).to(below)
             scales = scales + (below @ place).unflatten(-1, (self.count, self.count))
         return weights[..., 0], means, scales
+
+
+class MixtureDensityHead(nn.Module):
+    """The numbers of a `MixtureDensity`, linear in h: ``p(y | h) = Σ_k π_k(h) N(y; μ_k(h), (L_k(h) L_k(h)ᵀ)⁻¹)``.
+
+    A network that is trained on squared error gives the mean of all that may follow, which may never follow: the middle between a turn to
+    the left and one to the right. Trained on ``−head.density.log_density(head(h), y)`` it gives all of them.
+
+    Args:
+        width: numbers of h.
+        count: numbers of y.
+        components: k.
+
+    Shapes: h (…, width) → (…, ``density.size``).
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    def __init__(self, width: int, count: int, components: int = 5) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}")
+        self.density = MixtureDensity(count, components)
+        self.linear = Linear(width, self.density.size)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """The numbers of the density at every position."""
+        return self.linear(h)

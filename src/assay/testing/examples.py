@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from assay.contracts import (
+    Ahead,
     Batch,
     Class,
     Embedding,
@@ -15,10 +16,12 @@ from assay.contracts import (
     Graph,
     Image,
     NextEvent,
+    NextStroke,
     NextTokens,
     Pair,
     Series,
     Signature,
+    SplitName,
     Table,
     Tokens,
     TokenSequence,
@@ -26,6 +29,7 @@ from assay.contracts import (
     Video,
 )
 from assay.tasks.base import ArrayTask
+from assay.tasks.strokes import StrokeTask
 
 SIGNATURES: dict[str, Signature] = {
     "table → class": Signature(Table(6), Class(3)),
@@ -39,6 +43,7 @@ SIGNATURES: dict[str, Signature] = {
     "tokens → next token": Signature(Tokens(11, 12), NextTokens(11)),
     "tokens → class per position": Signature(Tokens(11, 12), Class(3), per_position=True),
     "events → next event": Signature(Events(4, 10), NextEvent(4)),
+    "strokes → next stroke": Signature(Series(3, 10), NextStroke(2), per_position=True),
     "two texts → class": Signature(Pair(Tokens(11, 12), Tokens(11, 12)), Class(2)),
     "two texts → score": Signature(Pair(Tokens(11, 12), Tokens(11, 12)), Values(1)),
     "story and question → word": Signature(Pair(Tokens(11, 12), Tokens(11, 4)), Class(11)),
@@ -57,13 +62,23 @@ def random_batch(signature: Signature, size: int = 4, seed: int = 0) -> Batch:
 
 def prediction_shape(signature: Signature, size: int) -> tuple[int, ...]:
     """The shape of a prediction for ``size`` examples, as `assay.contracts` declares it."""
-    if signature.per_position or isinstance(signature.output, NextTokens | NextEvent):
+    if signature.per_position or isinstance(signature.output, Ahead):
         return size, _length(signature.input), signature.output.size
     if isinstance(signature.output, TokenSequence):
         return size, signature.output.length, signature.output.size
     if signature.horizon is not None:
         return size, signature.horizon, signature.output.size
     return size, signature.output.size
+
+
+def example_task(signature: Signature, splits: dict[SplitName, Batch]) -> ArrayTask:
+    """The task that splits of `random_batch` make, with the loss of its kind."""
+    if isinstance(signature.output, NextStroke):
+        return StrokeTask("example", splits, signature.output.components)
+    selected: dict[SplitName, Batch] = {
+        split: {"target": batch["target"]} if "nodes" in batch else batch for split, batch in splits.items()
+    }
+    return ArrayTask("example", signature, selected)
 
 
 def tiny_task(seed: int = 0, image: bool = False) -> ArrayTask:
@@ -114,6 +129,10 @@ def _targets(signature: Signature, size: int, generator: torch.Generator) -> Bat
         gaps = torch.rand(shape[:2], generator=generator) + 0.1
         mask = torch.ones(shape[:2], dtype=torch.bool)
         return {"target_gaps": gaps, "target_marks": torch.randint(output.marks, shape[:2], generator=generator), "target_mask": mask}
+    if isinstance(output, NextStroke):
+        offsets = torch.randn(*shape[:2], 2, generator=generator)
+        target = torch.cat([offsets, torch.randint(2, (*shape[:2], 1), generator=generator)], -1)
+        return {"target": target, "mask": torch.ones(shape[:2], dtype=torch.bool)}
     if isinstance(output, Values | Embedding):
         return {"target": torch.randn(shape, generator=generator)}
     if signature.multi_label:

@@ -15,8 +15,7 @@ from assay import models, registry
 from assay.contracts import Batch, Events, Image, Output, Pair, Series, Signature, Tokens
 from assay.measure import parameter_count
 from assay.models.build import is_pattern
-from assay.tasks.base import ArrayTask
-from assay.testing.examples import SIGNATURES, prediction_shape, random_batch
+from assay.testing.examples import SIGNATURES, example_task, prediction_shape, random_batch
 from assay.testing.rules import Report, Rule, difference, require, require_close, run_rules
 
 PARAMETERS = 6_000
@@ -168,8 +167,7 @@ def _trainable(network: nn.Module, signature: Signature, batch: Batch) -> str:
     output = network(batch)
     network.eval()
     if "target" in batch:
-        task: Any = ArrayTask("check", signature, {"train": {"target": batch["target"]}})
-        loss = task.loss(output, batch)
+        loss = example_task(signature, {"train": batch}).loss(output, batch)
     else:
         loss = output.prediction.square().mean()
     loss = loss + sum(output.losses.values()) if output.losses else loss
@@ -231,7 +229,7 @@ def _estimator_rules(estimator: Any, title: str, signature: Signature) -> Report
     if "target" not in random_batch(signature, 2):
         return Report()
     splits: Any = {split: random_batch(signature, 24, seed) for seed, split in enumerate(("train", "validation", "test"))}
-    task = ArrayTask("check", signature, splits)
+    task = example_task(signature, splits)
 
     def fits() -> str:
         fitted["estimator"] = type(estimator)().fit(task, seed=0)

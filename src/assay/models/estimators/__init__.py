@@ -7,9 +7,10 @@ import importlib.util
 from typing import Any
 
 from assay import registry
-from assay.contracts import Class, Events, Graph, Image, NextTokens, Pair, Series, Signature, Table, Tokens, Values
+from assay.contracts import Class, Events, Graph, Image, NextStroke, NextTokens, Pair, Series, Signature, Table, Tokens, Values
 
 _WHERE = {
+    "ConstantStrokes": "strokes",
     "FittedEstimator": "base",
     "GradientBoosting": "tabular",
     "Hyperdimensional": "hyperdimensional",
@@ -53,6 +54,8 @@ def _wished(signature: Signature) -> list[str]:
     values = isinstance(signature.output, Values)
     if isinstance(signature.output, Class) and signature.per_position:
         return ["behaviour-majority"]
+    if isinstance(signature.output, NextStroke):
+        return ["constant-strokes"]
     if isinstance(signature.input, Image):
         return ["ridge"] if values else ["logistic-regression", "svm"]
     if isinstance(signature.input, Table):

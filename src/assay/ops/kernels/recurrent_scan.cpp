@@ -415,7 +415,7 @@ struct Walk {
 
   void back(long row, long t, float* deltas_of_row) {
     const long at = place(row, t) * position + head * size;
-    const float* kept_here = p.kept + place(row, t) * Cell::KEPT * position + head * size;
+    const float* kept_here = Cell::KEPT ? p.kept + place(row, t) * Cell::KEPT * position + head * size : nullptr;
     float* deltas_here = p.deltas + place(row, t) * Cell::BIASES * position + head * size;
     const float* from[Cell::STATES];
     for (int s = 0; s < Cell::STATES; ++s) from[s] = earlier(s, row, t);
