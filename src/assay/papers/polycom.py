@@ -21,7 +21,7 @@ from assay.training.methods.clipping import Clipping
 NOT_INSTALLED = "1B-parameter models on 200 to 250 billion tokens take hundreds of accelerators; run the laptop scale"
 ACTIVATIONS = ("relu", "gelu", "swiglu", "squared-relu", "poly-relu", "poly-norm")
 SEEDS = 3
-PARAMETERS, STEPS, EXPERT_STEPS, BATCH, CORPUS = 100_000, 300, 200, 8, 300_000
+PARAMETERS, STEPS, EXPERT_STEPS, BATCH, CORPUS = 100_000, 1_500, 1_000, 8, 1_500_000
 MODEL: Mapping[str, Any] = {"depth": 3, "positions": "rotary", "norm": "rms"}
 METRIC = "bits_per_token"
 EXPERTS: Mapping[str, Any] = {"experts": 8, "active": 2}

@@ -91,7 +91,7 @@ TASKS: dict[str, Callable[[bool], Any]] = {
 """By name; few examples show that a network runs."""
 HEADS, HEAD_WIDTH, WIDTH, HIDDEN = 16, 8, 32, 64
 DEEP, WIDE = 4, 1
-STEPS, LEARNING_RATE, ALLOWED = 150, 3e-3, -1.0
+STEPS, LEARNING_RATE, ALLOWED = 600, 3e-3, -1.0
 LEARNT = 5.0  # points above the most frequent class that the networks must reach on average, for a difference to say anything
 NOT_AT_HAND = "IMDb, the ListOps files and the AAN documents come with no installable package; run the laptop scale"
 
