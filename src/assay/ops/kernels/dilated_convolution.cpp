@@ -136,7 +136,8 @@ static void convolve_all(const Problem& p) {
     const long part = task % parts, example = task / parts / blocks, start = task / parts % blocks * block;
     const float* x = p.x + example * p.inputs * p.width;
     const long behind = example * p.outputs * p.width;
-    const float *residual = p.residual ? p.residual + behind : nullptr, *arriving = p.output_gradient ? p.output_gradient + behind : nullptr;
+    const float* residual = p.residual ? p.residual + behind : nullptr;
+    const float* arriving = p.output_gradient ? p.output_gradient + behind : nullptr;
     for (long r = part * p.dilation / parts; r < (part + 1) * p.dilation / parts && start + r < p.outputs; ++r) {
       const long left = (p.outputs - start - r + p.dilation - 1) / p.dilation;
       const long count = std::min<long>(TIMES, left);
