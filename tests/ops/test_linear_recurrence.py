@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from assay.ops import linear_recurrence as module
-from assay.ops.linear_recurrence import linear_recurrence
+from assay.ops.linear_recurrence import linear_recurrence, paired_linear_recurrence
 
 TYPES = (torch.float64, torch.complex128)
 
@@ -132,3 +132,14 @@ def test_real_decay_of_complex_inputs_and_an_empty_sequence() -> None:
 def test_bad_arguments_are_refused(arguments: tuple, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         linear_recurrence(*arguments)
+
+
+def test_pairs_of_real_numbers_are_complex_ones() -> None:
+    """Exporters get the recurrence in real numbers: with padding in the middle of a row, too."""
+    decay, inputs, state = draw(9, dtype=torch.complex128)
+    decay = decay[:1, :1].expand_as(decay)
+    mask = torch.ones(inputs.shape[:2], dtype=torch.bool)
+    mask[0, 3:5] = False
+    expected, _ = linear_recurrence(decay, inputs, state, mask)
+    found = paired_linear_recurrence(torch.view_as_real(decay[0, 0]), torch.view_as_real(inputs), torch.view_as_real(state), mask)
+    torch.testing.assert_close(torch.view_as_complex(found), expected)

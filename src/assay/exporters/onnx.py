@@ -101,7 +101,7 @@ def _difference_in_a_stream(model: Any, state: tuple[Tensor, ...], names: list[s
     worst = 0.0
     for position in range(x.shape[1]):
         feed = {"x": x[:, position].numpy(), **dict(zip(names, values, strict=True))}
-        prediction, *values = runtime.run(None, {name: value for name, value in feed.items() if name in present})
+        prediction, *values = _answers(runtime, {name: value for name, value in feed.items() if name in present})
         worst = max(worst, _difference(expected[:, position].numpy(), np.asarray(prediction)))
     return worst
 
@@ -132,8 +132,21 @@ def _largest_difference(view: nn.Module, arguments: tuple[Tensor, ...], inputs: 
     with torch.no_grad():
         expected = view(*arguments)
     expected = expected if isinstance(expected, tuple) else (expected,)
-    found = runtime.run(None, feed)
+    found = _answers(runtime, feed)
     return max(_difference(want.numpy(), np.asarray(got)) for want, got in zip(expected, found, strict=True))
+
+
+def _answers(runtime: Any, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What a file gives.
+
+    Raises:
+        UserError: it cannot be run.
+    """
+    try:
+        return runtime.run(None, feed)
+    except Exception as error:  # ONNX Runtime's own kinds have no common base
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in feed.items())
+        raise UserError(f"ONNX Runtime cannot run what was exported on {shapes}: {str(error).splitlines()[0]}.") from error
 
 
 def _runtime(path: Path) -> Any:

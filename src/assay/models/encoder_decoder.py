@@ -190,7 +190,7 @@ class SequenceEncoder(nn.Module):
         x, mask = self.embed(batch[self.key]), batch.get("mask")
         if self.reverse:
             x = x.flip(1) if mask is None else x.gather(1, reversal(mask)[..., None].expand_as(x))
-        memory, states = self.stack(x, self.stack.initial_state(len(x)), mask)
+        memory, states = self.stack(x, self.stack.initial_state(x.shape[0]), mask)
         return states, {"memory": memory} | ({} if mask is None else {"mask": mask})
 
 

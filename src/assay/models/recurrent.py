@@ -66,7 +66,7 @@ class RecurrentClassifier(nn.Module):
             return Output(self.readout(y), hidden=y)
         tokens, mask, last = _real_part(batch, self.pad_readout)
         y = self._through(self.embedding(tokens), mask)
-        hidden = y[torch.arange(len(y), device=y.device), last]
+        hidden = y[torch.arange(y.shape[0], device=y.device), last]
         return Output(self.readout(hidden), hidden=hidden)
 
     def _through(self, y: Tensor, mask: Tensor | None) -> Tensor:

@@ -73,6 +73,30 @@ def _recurrent(decay: Tensor, inputs: Tensor, state: Tensor) -> Tensor:
     return torch.stack(states, 1)
 
 
+def paired_linear_recurrence(decay: Tensor, inputs: Tensor, state: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`linear_recurrence` of complex numbers written as pairs of real ones, for exporters, whose graphs have no complex numbers.
+
+    Args:
+        decay: a, (…, 2), broadcastable to a position's inputs.
+        inputs: b, (batch, length, …, 2).
+        state: h before the first position, (batch, …, 2).
+        mask: (batch, length), True = real; a masked position repeats the state before it.
+
+    Returns:
+        The states, (batch, length, …, 2).
+    """
+    real, imaginary = decay.unbind(-1)
+    states = []
+    for position, added in enumerate(inputs.unbind(1)):
+        left, right = state.unbind(-1)
+        after = torch.stack([real * left - imaginary * right, real * right + imaginary * left], -1) + added
+        if mask is not None:
+            after = torch.where(mask[:, position].view(-1, *[1] * (after.ndim - 1)), after, state)
+        state = after
+        states.append(state)
+    return torch.stack(states, 1)
+
+
 class _Blocked(torch.autograd.Function):
     """The states in order, or with ``backwards`` from the end to the beginning: ``h_t = a_t h_{t+1} + b_t``."""
 

@@ -208,11 +208,13 @@ def _mixed(
     parts = [(queries, group.queries), (keys, group.keys), (values, group.keys)]
     query, key, value = (_runs(x, runs, group.unit).transpose(1, 2).flatten(0, 1) for x, runs in parts)
     seen, to = _seen(group, at, keys.shape[2], lengths)
-    seen = seen.expand(len(queries), -1, -1, -1, -1).flatten(0, 1) if seen.ndim == 5 else seen[:, None].repeat(len(queries), 1, 1, 1)
+    seen = (
+        seen.expand(queries.shape[0], -1, -1, -1, -1).flatten(0, 1) if seen.ndim == 5 else seen[:, None].repeat(queries.shape[0], 1, 1, 1)
+    )
     sees = seen.any(-1, keepdim=True)
     allowed = seen | ~sees
     if bias is not None:
-        added = _bias(bias, at, to, queries.shape[2], keys.shape[2]).to(query.dtype).repeat(len(queries), 1, 1, 1)
+        added = _bias(bias, at, to, queries.shape[2], keys.shape[2]).to(query.dtype).repeat(queries.shape[0], 1, 1, 1)
         allowed = torch.where(allowed, added, -torch.inf)
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=dropout)
     return torch.where(sees, mixed, 0.0).unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)

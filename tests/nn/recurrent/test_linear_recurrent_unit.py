@@ -86,3 +86,13 @@ def test_state_and_operations() -> None:
 def test_bad_options_are_refused(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         LinearRecurrentUnit(8, **options)
+
+
+def test_the_form_for_export_is_the_same() -> None:
+    """In real numbers, a position at a time: from a state, and over padding."""
+    torch.manual_seed(0)
+    layer = LinearRecurrentUnit(6, 5).double()
+    x, mask = torch.randn(3, 40, 6, dtype=torch.float64), torch.rand(3, 40) < 0.8
+    state = torch.randn_like(layer.initial_state(3))
+    for ours, theirs in zip(layer._in_pairs(x, state, mask), layer.scan(x, state, mask), strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -97,3 +97,13 @@ def test_bad_arguments_are_refused(arguments: tuple, words: str) -> None:
         DiagonalStateSpace(*arguments)
     with pytest.raises(ValueError, match=r"\(batch, length, 8\), got \(2, 5, 7\)"):
         S4D(8)(torch.zeros(2, 5, 7))
+
+
+def test_the_form_for_export_is_the_same() -> None:
+    """In real numbers, a position at a time: from a state, and over padding."""
+    torch.manual_seed(0)
+    layer = DiagonalStateSpace(6, 8).double()
+    x, mask = torch.randn(3, 40, 6, dtype=torch.float64), torch.rand(3, 40) < 0.8
+    state = torch.randn_like(layer.initial_state(3))
+    for ours, theirs in zip(layer._in_pairs(x, state, mask), layer.scan(x, state, mask), strict=True):
+        torch.testing.assert_close(ours, theirs)

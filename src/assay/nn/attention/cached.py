@@ -135,7 +135,7 @@ class CachedAttention(StreamingMixer):
         if mask is not None and self.causal and not torch.compiler.is_compiling() and bool(mask[:, :1].all()) and padded_right(mask):
             mask = None  # padding that lies in everyone's future is seen by nobody real: no need to write out who sees whom
         if self.causal and self.window is not None and self.window < x.shape[1] and not torch.compiler.is_exporting():
-            return self.scan(x, self.initial_state(len(x)), mask)[0]  # block by block: linear in the length
+            return self.scan(x, self.initial_state(x.shape[0]), mask)[0]  # block by block: linear in the length
         positions = _positions(x, mask)
         queries, keys, values = self.projected(x, positions)
         return self.joined(self.attend(queries, keys, values, self.whole_scope(x, mask)))

@@ -202,7 +202,7 @@ class GatedChunkedAttention(StreamingMixer):
             return seen & self._with_neighbours(seen.new_ones(1, count, size, 1))[..., 0][:, :, None]
         if not self.overlap and real is None and length == count * size:
             return None
-        real = torch.ones(len(queries), length, dtype=torch.bool, device=queries.device) if real is None else real
+        real = torch.ones(queries.shape[0], length, dtype=torch.bool, device=queries.device) if real is None else real
         there = F.pad(real, (0, count * size - length)).unflatten(1, (-1, size))
         seen = (self._with_neighbours(there[..., None])[..., 0] if self.overlap else there)[:, :, None]
         return seen | ~seen.any(-1, keepdim=True)  # a row without any key would have no softmax

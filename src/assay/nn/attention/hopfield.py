@@ -67,5 +67,5 @@ class HopfieldRetrieval(SoftmaxAttention):
         """The attention weights (batch, heads, length, length) of the last iteration."""
         scope = self.whole_scope(x, mask)
         queries, keys, _ = self.projected(x, scope.query_positions)
-        identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), self.key_value_heads, -1, -1)
+        identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[0], self.key_value_heads, -1, -1)
         return self.attend(queries, keys, identity, scope)  # the weights are what attention makes of unit vectors

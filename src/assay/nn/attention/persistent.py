@@ -86,7 +86,7 @@ class PersistentAttention(CachedAttention):
         if self.persistent is not None:
             _, own_keys, own_values = self.projected(self.first(1), seen.new_zeros(1, self.tokens, dtype=torch.long))
             keys, values = (
-                torch.cat([own.expand(len(rest), -1, -1, -1), rest], 2) for own, rest in ((own_keys, keys), (own_values, values))
+                torch.cat([own.expand(rest.shape[0], -1, -1, -1), rest], 2) for own, rest in ((own_keys, keys), (own_values, values))
             )
             allowed = F.pad(allowed, (self.tokens, 0))
         dropout = self.dropout if self.training else 0.0

@@ -119,7 +119,7 @@ class SigmoidAttention(CachedAttention):
         """The weights P (batch, heads, length, length) of inputs (batch, length, width), for looking at; rows do not sum to one."""
         scope = self.whole_scope(x, mask)
         queries, keys, _ = self.projected(x, scope.query_positions)
-        unit = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), keys.shape[1], -1, -1)
+        unit = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[0], keys.shape[1], -1, -1)
         return self.attend(queries, keys, unit, scope)
 
     def _bias(self, scope: Scope) -> float | Tensor:

@@ -86,7 +86,7 @@ class SlidingWindowAttention(SparseAttention):
             return weights
         scope = self.whole_scope(x, mask)
         queries, keys, _ = self._globally_projected(x, scope.query_positions)
-        identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), self.key_value_heads, -1, -1)
+        identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(x.shape[0], self.key_value_heads, -1, -1)
         own = self.attend(queries, keys, identity, scope)  # the weights are what attention makes of unit vectors
         return torch.where((scope.query_positions < self.global_tokens)[:, None, :, None], own, weights)
 

@@ -93,7 +93,7 @@ class SynthesizerAttention(nn.Module):
     def weights(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """The attention weights (batch, heads, length, length) of inputs (batch, length, width), for looking at."""
         if mask is None:
-            return self._weights(x, None).expand(len(x), -1, -1, -1)
+            return self._weights(x, None).expand(x.shape[0], -1, -1, -1)
         packing = Compaction(mask)
         weights = self._weights(packing.pack(x), packing.counts)
         place = (mask.cumsum(1) - 1).clamp(min=0)

@@ -153,10 +153,10 @@ class DilatedConvolution(StreamingMixer):
         length, even = x.shape[1], counts is None and is_even(CacheState(*state))
         real = None
         if not even:
-            counts = torch.full((len(x),), length, device=x.device) if counts is None else counts
+            counts = torch.full((x.shape[0],), length, device=x.device) if counts is None else counts
             real = torch.arange(length, device=x.device) < counts[:, None]
         before = CacheState(*state).lengths
-        state = append(CacheState(*state), x[:, None], x.new_empty(len(x), 1, length, 0), real)
+        state = append(CacheState(*state), x[:, None], x.new_empty(x.shape[0], 1, length, 0), real)
         inputs = state.keys[:, 0]
         if even:
             first = (int(before[0]) if len(before) else 0) - self.reach
@@ -173,7 +173,7 @@ class DilatedConvolution(StreamingMixer):
         length, held = x.shape[1], torch.cat([state.keys[:, 0], x], 1)
         seen = F.pad(held, (0, 0, self.reach, 0))[:, held.shape[1] - length :]
         passed = torch.sym_max(0, held.shape[1] - self.reach)  # one graph for a buffer that is full and one that is not
-        values = torch.cat([state.values, x.new_zeros(len(x), 1, length, 0)], 2)[:, :, passed:]
+        values = torch.cat([state.values, x.new_zeros(x.shape[0], 1, length, 0)], 2)[:, :, passed:]
         lengths = state.lengths + (length - passed)
         after = CacheState(held[:, None, passed:], values, lengths, state.dropped + passed, lengths.clone())
         return self._convolved(seen, (0, 0), **ending), after
@@ -183,7 +183,7 @@ class DilatedConvolution(StreamingMixer):
             return dilated_convolution(x, self.weight(), self.bias, self.dilation, padding, activated=activated, residual=residual)
         padded = F.pad(x.transpose(1, 2), padding)
         if padded.shape[2] <= self.reach and not torch.compiler.is_exporting():
-            return x.new_zeros(len(x), 0, self.width)
+            return x.new_zeros(x.shape[0], 0, self.width)
         y = F.conv1d(padded, self.weight().permute(1, 2, 0), self.bias, dilation=self.dilation).transpose(1, 2)
         y = F.silu(y) if activated else y
         return y if residual is None else residual + y
@@ -283,7 +283,7 @@ class DilatedTCN(StreamingMixer):
         return self._through(x, convolved)
 
     def _in_pieces(self, x: Tensor) -> Tensor:
-        before = [x.new_zeros(len(x), self._layer(place).reach, self.width) for place in range(2 * self.blocks)]
+        before = [x.new_zeros(x.shape[0], self._layer(place).reach, self.width) for place in range(2 * self.blocks)]
         y = torch.empty_like(x)
 
         def convolved(place: int, h: Tensor, **ending: Any) -> Tensor:

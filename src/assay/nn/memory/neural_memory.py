@@ -158,7 +158,7 @@ class NeuralMemory(StreamingMixer):
         M is that of the last chunk's end, as the gradient sees it. Masked positions have 0.
         """
         found = []
-        state = self.initial_state(len(x))
+        state = self.initial_state(x.shape[0])
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         for place, shown in zip(x.unbind(1), real.unbind(1), strict=True):
             (_, key, value), _ = self._projected(place[:, None], state, shown[:, None])
@@ -166,7 +166,7 @@ class NeuralMemory(StreamingMixer):
             wrong = (apply_memory(weights, key.to(weights[0].dtype), self.gain) - value).square().sum(-1)
             found.append(torch.where(shown[:, None, None], wrong / value.square().sum(-1).clamp(min=1e-12), 0.0))
             _, state = self.scan(place[:, None], state, shown[:, None])
-        return torch.cat(found, 2) if found else x.new_zeros(len(x), self.heads, 0)
+        return torch.cat(found, 2) if found else x.new_zeros(x.shape[0], self.heads, 0)
 
     def _projected(self, x: Tensor, state: NeuralMemoryState, mask: Tensor | None) -> tuple[Projected, Tensor | None]:
         """Queries, keys and values (batch, heads, length, head width), and the convolution's last inputs."""

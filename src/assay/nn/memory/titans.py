@@ -98,7 +98,7 @@ class MemoryAsGate(Titans):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""
-        read, _ = self.memory.scan(x, self.initial_state(len(x))["memory"], mask)
+        read, _ = self.memory.scan(x, self.initial_state(x.shape[0])["memory"], mask)
         return self.gate(self.attention(x, mask), read)
 
     def scan(self, x: Tensor, state: TitansState, mask: Tensor | None = None) -> tuple[Tensor, TitansState]:
@@ -119,7 +119,7 @@ class MemoryAsLayer(Titans):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the whole sequence (batch, length, width)."""
-        read, _ = self.memory.scan(x, self.initial_state(len(x))["memory"], mask)
+        read, _ = self.memory.scan(x, self.initial_state(x.shape[0])["memory"], mask)
         return self.attention(read, mask)
 
     def scan(self, x: Tensor, state: TitansState, mask: Tensor | None = None) -> tuple[Tensor, TitansState]:
@@ -197,7 +197,7 @@ class MemoryAsContext(StreamingMixer):
 
     def _forward_packed(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Rows whose real positions are the first ``lengths``: all segments begin at the same places, and attention needs no cache."""
-        memory, outputs = self.memory.initial_state(len(x)), []
+        memory, outputs = self.memory.initial_state(x.shape[0]), []
         for start in range(0, x.shape[1], self.segment):
             part, real = x[:, start : start + self.segment], None
             if lengths is not None:

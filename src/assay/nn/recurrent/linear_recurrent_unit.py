@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.cost import register_recurrence
-from assay.ops.linear_recurrence import linear_recurrence
+from assay.ops.linear_recurrence import linear_recurrence, paired_linear_recurrence
 
 CHUNK = 1024
 """Positions worked on at once, so that the states of a long sequence are never all there."""
@@ -30,7 +30,8 @@ class LinearRecurrentUnit(StreamingMixer):
         largest: … and this, below 1.
         largest_phase: the phase of λ is uniform between 0 and this.
 
-    Shapes: x (batch, length, width); mask (batch, length), True = real; state (batch, state), complex.
+    Shapes: x (batch, length, width); mask (batch, length), True = real; state (batch, state, 2), real and imaginary
+    parts.
 
     Raises:
         ValueError: an argument out of its range; an input of another width.
@@ -61,26 +62,41 @@ class LinearRecurrentUnit(StreamingMixer):
         nn.init.normal_(self.output_projection.weight, std=1 / math.sqrt(size))
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """Zeros, (batch, state), complex."""
-        return torch.zeros(batch_size, self.size, dtype=self.eigenvalues().dtype, device=self.skip.device)
+        """Zeros, (batch, state, 2)."""
+        return torch.zeros(batch_size, self.size, 2, dtype=self._dtype(), device=self.skip.device)
 
     def eigenvalues(self) -> Tensor:
         """λ, (state,), complex."""
-        dtype = torch.promote_types(self.log_rate.dtype, torch.float32)
-        return torch.polar((-self.log_rate.to(dtype).exp()).exp(), self.log_phase.to(dtype).exp())
+        return torch.polar(*self._modulus_and_phase())
 
     def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mix a chunk (batch, length, width), continuing from ``state``."""
         if x.ndim != 3 or x.shape[-1] != self.width:
             raise ValueError(f"x must have shape (batch, length, {self.width}), got {tuple(x.shape)}")
-        eigenvalues, gain, parts = self.eigenvalues(), self.log_gain.exp(), []
+        if torch.compiler.is_exporting():
+            return self._in_pairs(x, state, mask)
+        eigenvalues, gain, parts, state = self.eigenvalues(), self.log_gain.exp(), [], torch.view_as_complex(state)
         masks = [None] * -(-x.shape[1] // CHUNK) if mask is None else mask.split(CHUNK, 1)
         for part, real in zip(x.split(CHUNK, 1) if x.shape[1] else (), masks, strict=True):
             driven = self.input_projection(part).unflatten(-1, (2, -1)) * gain
             driven = torch.complex(*driven.to(eigenvalues.real.dtype).unbind(-2))
             states, state = linear_recurrence(eigenvalues, driven, state, real)
             parts.append(self.output_projection(torch.cat([states.real, states.imag], -1).to(x.dtype)))
-        return (torch.cat(parts, 1) if parts else torch.zeros_like(x)) + self.skip * x, state
+        return (torch.cat(parts, 1) if parts else torch.zeros_like(x)) + self.skip * x, torch.view_as_real(state)
+
+    def _in_pairs(self, x: Tensor, state: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same in real numbers, as a graph for export has it."""
+        modulus, phase = self._modulus_and_phase()
+        driven = self.input_projection(x).unflatten(-1, (2, -1)) * self.log_gain.exp()
+        decay = modulus[:, None] * torch.stack([phase.cos(), phase.sin()], -1)
+        states = paired_linear_recurrence(decay, driven.transpose(-1, -2).to(self._dtype()), state, mask)
+        return self.output_projection(states.transpose(-1, -2).flatten(-2).to(x.dtype)) + self.skip * x, states[:, -1]
+
+    def _modulus_and_phase(self) -> tuple[Tensor, Tensor]:
+        return (-self.log_rate.to(self._dtype()).exp()).exp(), self.log_phase.to(self._dtype()).exp()
+
+    def _dtype(self) -> torch.dtype:
+        return torch.promote_types(self.log_rate.dtype, torch.float32)
 
 
 # per complex state: its multiply-add (8) and the gain (2); and the skip

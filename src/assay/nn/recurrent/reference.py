@@ -47,7 +47,7 @@ class _Reference(StreamingMixer):
         # Padding after the end changes nothing before it. A graph for export cannot look at its mask and takes it to be such padding.
         if mask is None or torch.compiler.is_exporting() or padded_right(mask):
             return self.recurrence(x)[0]
-        return self.scan(x, self.initial_state(len(x)), mask)[0]
+        return self.scan(x, self.initial_state(x.shape[0]), mask)[0]
 
     def scan(self, x: Tensor, state: tuple[Tensor, ...], mask: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Mix a chunk (batch, length, width), continuing from ``state``; the output at a masked position is zero."""

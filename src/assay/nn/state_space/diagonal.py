@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from assay.nn.mixer import StreamingMixer
 from assay.nn.state_space.step_size import log_uniform
 from assay.ops.compaction import Compaction
-from assay.ops.linear_recurrence import linear_recurrence
+from assay.ops.linear_recurrence import linear_recurrence, paired_linear_recurrence
 from assay.ops.long_convolution import toeplitz
 
 CHUNK = 32
@@ -31,8 +31,8 @@ class DiagonalStateSpace(StreamingMixer):
         channels: numbers per position.
         state: real numbers of a channel's state, even: pairs of conjugate complex ones, of which one is kept.
 
-    Shapes: x (batch, length, channels); mask (batch, length), True = real; state (batch, channels, state / 2), complex. The output at a
-    masked position is ``D u``.
+    Shapes: x (batch, length, channels); mask (batch, length), True = real; state (batch, channels, state / 2, 2), real and
+    imaginary parts. The output at a masked position is ``D u``.
 
     Raises:
         ValueError: an argument out of its range; an input of another width.
@@ -65,9 +65,8 @@ class DiagonalStateSpace(StreamingMixer):
         return self._taps(exponents, _powers(exponents, length))
 
     def initial_state(self, batch_size: int) -> Tensor:
-        """Zeros, complex."""
-        dtype = torch.promote_types(self._dtype(), torch.complex64)
-        return torch.zeros(batch_size, self.channels, self.size, dtype=dtype, device=self.skip.device)
+        """Zeros, (batch, channels, state / 2, 2)."""
+        return torch.zeros(batch_size, self.channels, self.size, 2, dtype=self._dtype(), device=self.skip.device)
 
     def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Convolve a chunk (batch, length, channels), continuing from ``state``."""
@@ -75,13 +74,30 @@ class DiagonalStateSpace(StreamingMixer):
             raise ValueError(f"x must have shape (batch, length, {self.channels}), got {tuple(x.shape)}")
         if x.shape[1] == 0:
             return x, state
+        if torch.compiler.is_exporting():
+            return self._in_pairs(x, state, mask)
         compaction = None if mask is None else Compaction(mask)
         packed = (x if compaction is None else compaction.pack(x)).to(self._dtype())
         y, state = self._run(
-            packed, state, torch.full((x.shape[0],), x.shape[1], device=x.device) if compaction is None else compaction.counts
+            packed,
+            torch.view_as_complex(state),
+            torch.full((x.shape[0],), x.shape[1], device=x.device) if compaction is None else compaction.counts,
         )
         y = y.to(x.dtype)
-        return (y if compaction is None else compaction.unpack(y)) + self.skip * x, state
+        return (y if compaction is None else compaction.unpack(y)) + self.skip * x, torch.view_as_real(state)
+
+    def _in_pairs(self, x: Tensor, state: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The equations a position at a time in real numbers, as a graph for export has them."""
+        step, rate, turn = self.log_step.to(self._dtype()).exp()[:, None], self.log_rate.to(self._dtype()).exp(), self.frequency
+        size, angle = (-rate * step).exp(), turn.to(self._dtype()) * step
+        decay = size[..., None] * torch.stack([angle.cos(), angle.sin()], -1)
+        # e^{ΔA} − 1 without cancellation, then over A = −rate + i turn
+        real, imaginary = torch.expm1(-rate * step) * angle.cos() - 2 * (angle / 2).sin().square(), size * angle.sin()
+        held = torch.stack([turn * imaginary - rate * real, -rate * imaginary - turn * real], -1) / (rate**2 + turn**2)[..., None]
+        states = paired_linear_recurrence(decay, x.to(self._dtype())[..., None, None] * held, state, mask)
+        left, right = (self.output.to(self._dtype()) * states).unbind(-1)
+        y = 2 * (left - right).sum(-1).to(x.dtype)
+        return (y if mask is None else torch.where(mask[..., None], y, 0.0)) + self.skip * x, states[:, -1]
 
     def _run(self, x: Tensor, state: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of which the first ``counts`` (batch,) positions are real and the rest zero."""

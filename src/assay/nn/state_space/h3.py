@@ -13,7 +13,7 @@ from assay.nn.state_space.diagonal import DiagonalStateSpace
 
 
 class H3State(NamedTuple):
-    """The last keys (batch, state − 1, width), and the system's state (batch, head_width², heads, state / 2), complex."""
+    """The last keys (batch, state − 1, width), and the system's state (batch, head_width², heads, state / 2, 2)."""
 
     keys: Tensor
     system: Tensor

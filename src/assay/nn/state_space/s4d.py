@@ -21,7 +21,7 @@ class S4D(StreamingMixer):
         width: numbers per position.
         state: real numbers of a channel's state, even.
 
-    Shapes: x (batch, length, width); mask (batch, length), True = real; state (batch, width, state / 2), complex.
+    Shapes: x (batch, length, width); mask (batch, length), True = real; state (batch, width, state / 2, 2).
 
     Raises:
         ValueError: an argument out of its range; an input of another width.
