@@ -65,7 +65,7 @@ def test_onnx_forward_for_batches_of_any_size(name, signature, parameters, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["aaren", "lstm", "lstm-forget", "gru", "s4d", "attention", "sliding-window-attention"])
+@pytest.mark.parametrize("name", ["aaren", "lstm", "lstm-forget", "gru", "s4d", "lssl", "attention", "sliding-window-attention"])
 def test_onnx_step_streams_to_the_forward_prediction(name, tmp_path):
     model = made(name, SERIES)
     _, step = to_onnx(model, tmp_path, step=True)

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from assay.contracts import Batch, Graph, Series, Signature, Tokens, Video
 from assay.errors import UserError
 from assay.models.example import example_batch as any_example
+from assay.nn.kept import as_constants
 
 TRACED_SIZE = 5
 """Size of a growing dimension in a trace: any that is none of a small model's own."""
@@ -90,8 +91,8 @@ def step_example(model: Any, signature: Signature, batch_size: int = 1) -> StepE
     leaves = [leaf.clone() for leaf in leaves]  # a trace takes one tensor that stands for two states for one input
     x = next(iter(example_batch(signature, batch_size).values()))[:, 0]
     view, initial = StepView(model, structure), (x, *leaves)
-    with tracing("The step of this model"), torch.no_grad():
-        after = torch.export.export(view.eval(), initial).module()(*initial)[1:]
+    with as_constants(view.eval(), *initial), tracing("The step of this model"), torch.no_grad():
+        after = torch.export.export(view, initial).module()(*initial)[1:]
     sizes = [
         [before if before == then else None for before, then in zip(old.shape, new.shape, strict=True)]
         for old, new in zip(leaves, after, strict=True)

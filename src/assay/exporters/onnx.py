@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from assay.errors import UserError, require
 from assay.exporters.example import TensorView, example_batch, step_example, tracing
+from assay.nn.kept import as_constants
 
 TOLERANCE = 1e-4
 STREAMED = 1000
@@ -78,9 +79,9 @@ def _checked(path: Path) -> Iterator[tuple[Path, list[float]]]:
 
 
 def _write(view: nn.Module, arguments: tuple[Tensor, ...], inputs: list[str], outputs: list[str], path: Path, dynamic: Any) -> None:
-    with tracing("This model"):
+    with as_constants(view.eval(), *arguments), tracing("This model"):
         torch.onnx.export(
-            view.eval(),
+            view,
             arguments,
             str(path),
             input_names=inputs,

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from assay.exporters.example import TensorView, example_batch, step_example, tracing
+from assay.nn.kept import as_constants
 
 
 def to_torch(model: Any, folder: Path, *, step: bool = False) -> list[Path]:
@@ -34,8 +35,8 @@ def to_torch(model: Any, folder: Path, *, step: bool = False) -> list[Path]:
 def _write(view: nn.Module, arguments: tuple[Any, ...], path: Path, dynamic: Any) -> Path:
     partial = path.with_suffix(".partial.pt2")
     try:
-        with tracing("This model"):
-            torch.export.save(torch.export.export(view.eval(), arguments, dynamic_shapes=dynamic), str(partial))
+        with as_constants(view.eval(), *arguments), tracing("This model"):
+            torch.export.save(torch.export.export(view, arguments, dynamic_shapes=dynamic), str(partial))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from assay.contracts import Class, Series, Signature
 from assay.measure import parameter_count, state_bytes
 from assay.models import build
 from assay.nn import LSSL, LinearStateSpace, set_rate, state_space_groups
+from assay.nn.kept import Kept
 from assay.nn.state_space import linear as module
 from assay.nn.state_space.discretisation import discretise
 from assay.ops.krylov import krylov
@@ -195,7 +196,7 @@ def test_what_is_kept_is_made_again_when_a_parameter_changes() -> None:
         for parameter in (system.output, system.log_step, system.system.shift):
             parameter.mul_(0.9)
             fresh = copy.deepcopy(system)
-            fresh._kept = {}
+            fresh._kept = Kept()
             assert torch.equal(system(x), fresh(x))
             assert torch.equal(system.step(x[:, 0], system.initial_state(1))[0], fresh.step(x[:, 0], fresh.initial_state(1))[0])
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from assay.nn.convolution.filters import FILTERS
+from assay.nn.kept import Kept
 from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.ops.compaction import Compaction
@@ -43,7 +44,7 @@ class LongConvolution(StreamingMixer):
             raise ValueError(f"filter must be a module or one of {', '.join(FILTERS)}, got {filter!r}")
         self.width, self.length = width, length
         self.filter = filter if isinstance(filter, nn.Module) else FILTERS[filter](width, length)
-        self._kept: tuple[object, Tensor] | None = None
+        self._kept = Kept()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Convolve the whole sequence (batch, length, width)."""
@@ -67,12 +68,7 @@ class LongConvolution(StreamingMixer):
 
     def _taps(self) -> Tensor:
         """The filter; between the steps of a stream it is kept until a parameter changes, for making it costs more than a step."""
-        if torch.is_grad_enabled():
-            return self.filter()
-        version = tuple((parameter.data_ptr(), parameter._version) for parameter in self.filter.parameters())
-        if self._kept is None or self._kept[0] != version:
-            self._kept = (version, self.filter())
-        return self._kept[1]
+        return self._kept.get("taps", self.filter, self.filter)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 3 or x.shape[-1] != self.width:

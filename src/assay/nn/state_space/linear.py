@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from assay.nn.kept import Kept
 from assay.nn.mixer import StreamingMixer
 from assay.nn.state_space.discretisation import Rule, check_rule, discretise
 from assay.nn.state_space.step_size import log_uniform
@@ -103,7 +103,7 @@ class LinearStateSpace(StreamingMixer):
         self.skip = nn.Parameter(torch.randn(channels, outputs))  # D
         self._rate = 1.0
         self._as_published = False
-        self._kept: dict[str, tuple[object, Any]] = {}
+        self._kept = Kept()
 
     @property
     def rate(self) -> float:
@@ -155,7 +155,7 @@ class LinearStateSpace(StreamingMixer):
         compaction = None if mask is None else Compaction(mask)
         packed = x if compaction is None else compaction.pack(x)
         length = x.shape[1]
-        taps = self._once("taps", length, lambda: self.kernel(length).to(self._dtype()))
+        taps = self._kept.get("taps", self, lambda: self.kernel(length).to(self._dtype()), length, self._rate, self._as_published)
         y = long_convolution(packed.repeat_interleave(self.outputs, -1), taps)
         return (y if compaction is None else compaction.unpack(y)) + (x[..., None] * self.skip).flatten(2)
 
@@ -233,17 +233,7 @@ class LinearStateSpace(StreamingMixer):
         return y, _after(rows[:, last[0], last[1]], starts[:, last[0], last[1]], counts % CHUNK, chunk).transpose(0, 1)
 
     def _chunk(self) -> _Chunk:
-        return self._once("chunk", CHUNK, self._made)
-
-    def _once(self, name: str, length: int, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives; without a gradient it is kept until a parameter, the rate or the length changes; in a graph it is made."""
-        if torch.is_grad_enabled() or torch.compiler.is_exporting():
-            return make()
-        tensors = self.parameters()
-        version = (length, self._rate, self._as_published, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors))
-        if name not in self._kept or self._kept[name][0] != version:
-            self._kept[name] = (version, make())
-        return self._kept[name][1]
+        return self._kept.get("chunk", self, self._made, self._rate, self._as_published)
 
     def _made(self) -> _Chunk:
         matrix, inputs = self.discretised()
