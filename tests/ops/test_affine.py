@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,15 @@ def test_an_exported_layer_is_a_plain_product(by_convolution):
     """Whoever runs the graph elsewhere should see a matrix product."""
     program = torch.export.export(Linear(16, 16), (torch.randn(ROWS, 16),))
     assert any("linear" in str(node.target) for node in program.graph.nodes)
+    assert not by_convolution
+
+
+def test_a_compiler_sees_a_plain_product_and_has_nothing_to_warn_of(by_convolution):
+    torch._dynamo.reset()
+    compiled, x = torch.compile(Linear(16, 16), backend="aot_eager", fullgraph=True), torch.randn(ROWS, 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compiled(x)
     assert not by_convolution
 
 

@@ -42,9 +42,9 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _images(x: Tensor, weight: Tensor) -> int:
     """Into how many images the rows are cut; 0 where the plain product is as fast, or an exporter or compiler should see it."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32 or not leaves_vectors_unused():
-        return 0
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+        return 0
+    if x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32 or not leaves_vectors_unused():
         return 0
     rows = x.shape[:-1].numel()
     if rows < ROWS or weight.ndim != 2 or min(weight.shape) < 16 or not x.is_contiguous():
