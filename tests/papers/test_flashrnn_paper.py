@@ -22,7 +22,7 @@ def test_timings_are_judged_by_their_thresholds(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(flashrnn, "LOOPS", {(1, 1, 2): 5.0, (1, 2, 2): 9.9})
     measured = claim("loop").experiment("laptop")
     assert measured.verdict == "holds"
-    share = 8 * 512 * 4 / (2 * 512**3)
+    share = 8 * 512 * 4 / (2 * 2048 * 512**2)
     shares = {f"share of a product's speed, batch 1, {heads} × 2": pytest.approx(heads * share) for heads in (1, 2)}
     assert measured.values == {"batch 1, 1 × 2": 9.9, "batch 1, 2 × 2": 9.9} | shares
 

@@ -37,9 +37,10 @@ class Kept:
 @contextmanager
 def as_constants(model: nn.Module, *arguments: Any) -> Iterator[None]:
     """Run a network once, and let graphs that are exported in this context hold what its parts keep as constants."""
-    with torch.no_grad():
-        model(*arguments)
     found = [value for part in model.modules() for value in vars(part).values() if isinstance(value, Kept)]
+    if found:
+        with torch.no_grad():
+            model(*arguments)
     for kept in found:
         kept.constant = True
     try:
