@@ -114,7 +114,7 @@ def test_capacity_of_a_network_on_digits() -> None:
     torch.manual_seed(0)
     model = build("mlp", task.signature, 5_000)
     before = [parameter.clone() for parameter in model.parameters()]
-    finding = Capacity(sizes=4, repeats=1, steps=60, seconds=20.0)(model, task)
+    finding = Capacity(sizes=4, repeats=1, steps=60, seconds=3600.0)(model, task)
     assert all(torch.equal(one, other) for one, other in zip(before, model.parameters(), strict=True))
     measured = [row["accuracy"] for row in finding.table if row.get("kind") == "measured"]
     assert len(measured) == 4
