@@ -13,15 +13,16 @@ class Turned(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.times = 1
         self.generator = nn.Parameter(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))
         self.kept, self.made = Kept(), 0
 
     def rotation(self) -> Tensor:
         self.made += 1
-        return torch.linalg.matrix_exp(self.generator - self.generator.T)
+        return torch.linalg.matrix_exp(self.times * (self.generator - self.generator.T))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x @ self.kept.get("rotation", self, self.rotation)
+        return x @ self.kept.get("rotation", self, self.rotation, self.times)
 
 
 def test_it_is_made_once_until_a_parameter_changes() -> None:
@@ -53,4 +54,6 @@ def test_an_exported_graph_holds_it_as_a_constant_where_that_is_asked_for() -> N
 
     with as_constants(layer, x):
         assert not any("matrix_exp" in name for name in operations())
+        layer.times = 2  # not what was kept: it is made in the graph
+        assert any("matrix_exp" in name for name in operations())
     assert any("matrix_exp" in name for name in operations())  # outside, parameters may have changed: it is made in the graph

@@ -19,19 +19,21 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self._values: dict[str, tuple[Hashable, Any]] = {}
+        self._values: dict[str, tuple[Hashable, Hashable, Any]] = {}
         self.constant = False
 
     def get(self, name: str, module: nn.Module, make: Callable[[], Made], *settings: Hashable) -> Made:
         """What ``make`` gives, or gave when parameters and ``settings`` were the same."""
-        if torch.compiler.is_exporting():
-            return self._values[name][1] if self.constant and name in self._values else make()
+        before, version, found = self._values.get(name, (None, None, None))
+        if torch.compiler.is_exporting():  # parameters have no addresses here: that they are the same is what `as_constants` is for
+            return found if self.constant and before == settings else make()
         if torch.is_grad_enabled():
             return make()
-        version = (*settings, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in module.parameters()))
-        if name not in self._values or self._values[name][0] != version:
-            self._values[name] = (version, make())
-        return self._values[name][1]
+        now = tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in module.parameters())
+        if (before, version) != (settings, now):
+            found = make()
+            self._values[name] = settings, now, found
+        return found
 
 
 @contextmanager

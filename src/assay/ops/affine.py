@@ -3,7 +3,7 @@
     y = x Wᵀ + b
 
 PyTorch hands the products of `torch.nn.functional.linear` to MKL and its convolutions to oneDNN. On AMD's processors MKL leaves the widest
-vectors unused, and oneDNN is more than twice as fast. A convolution whose kernel is a single position is the same sum of products; with its
+vectors unused, and oneDNN does not. A convolution whose kernel is a single position is the same sum of products; with its
 channels last it reads and writes the very memory that the rows lie in, so it costs no copy. Backward likewise.
 """
 

@@ -85,7 +85,7 @@ TESTED = (32, 128, 256, 512)
 FAR = 256
 """The length that the drop is judged at: eight times that of training."""
 STEPS = 600
-"""At 300 steps, tried first, MAC had learned on two seeds of three."""
+"""At 300 steps, tried first, MAC had not learned on every seed."""
 RATE = 1e-2
 SEEDS = 3
 WINDOWS = 2
