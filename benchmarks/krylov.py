@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.measure import medians, peak_resident_bytes, reset_peak, resident_bytes
+from assay.nn.kept import Kept
 from assay.nn.state_space.diagonal import DiagonalStateSpace
 from assay.nn.state_space.linear import LinearStateSpace
 from assay.ops.krylov import krylov
@@ -110,7 +111,7 @@ def streams() -> None:
     x = torch.randn(1, CHANNELS)
 
     def afresh() -> None:
-        full._kept = {}
+        full._kept = Kept()
         full.step(x, state)
 
     with torch.no_grad():

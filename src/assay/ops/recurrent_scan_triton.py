@@ -98,7 +98,7 @@ def _forward(
     there = row < batch
     position = heads * SIZE
     at = head * SIZE + unit
-    plane = batch.to(tl.int64) * length * position
+    plane = tl.cast(batch, tl.int64) * length * position  # a batch of one is a constant, which has no method `to`
     CELL: tl.constexpr = (FUNCTION == LSTM) | (FUNCTION == SLSTM)  # it has a state c
     GATED: tl.constexpr = CELL | (FUNCTION == GRU)
     GATES: tl.constexpr = 4 if CELL else 3 if GATED else 1
@@ -180,7 +180,7 @@ def _backward(
     there = row < batch
     position = heads * SIZE
     at = head * SIZE + unit
-    plane = batch.to(tl.int64) * length * position
+    plane = tl.cast(batch, tl.int64) * length * position  # a batch of one is a constant, which has no method `to`
     CELL: tl.constexpr = (FUNCTION == LSTM) | (FUNCTION == SLSTM)
     GATED: tl.constexpr = CELL | (FUNCTION == GRU)
     BIASES: tl.constexpr = 4 if GATED else 1

@@ -37,7 +37,7 @@ class _DropIn(nn.RNNBase):
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
         """As the layer of ``torch.nn``: (output, final states); ``input`` a tensor or packed, ``hx`` the initial states."""
         if not self._served(input, hx):
-            return super().forward(input, hx)
+            return self._by_torch(input, hx)
         x, lengths = self._rows(input)
         initial = self._initial(hx, x, input)
         y, final = self._layers(x, lengths, initial)
@@ -47,6 +47,12 @@ class _DropIn(nn.RNNBase):
         if input.ndim == 2:
             return y[0], self._outwards(final[:, :, 0])
         return (y if self.batch_first else y.transpose(0, 1)), self._outwards(final)
+
+    def _by_torch(self, input: Tensor | PackedSequence, hx: Any) -> Any:
+        if input.data.is_cuda and torch.is_grad_enabled() and not self.training:  # cuDNN knows a gradient in training mode alone
+            with torch.backends.cudnn.flags(enabled=False):
+                return super().forward(input, hx)
+        return super().forward(input, hx)
 
     def _served(self, input: Tensor | PackedSequence, hx: Any) -> bool:
         """Whether the compiled form can do this call; what it cannot do, PyTorch's own does, or refuses."""

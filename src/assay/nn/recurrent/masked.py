@@ -174,7 +174,7 @@ def recurrent_scan(mode: str, x: Tensor, state: State, weights: list[Tensor], ma
         return x.new_zeros(*x.shape[:2], weights[1].shape[1]), state
     if mask is not None and not bool(mask.all()):
         return _scan_masked(mode, x, state, weights, mask)
-    y, *final = _KERNELS[mode](x, _to_kernel(mode, state), weights, True, 1, 0.0, False, False, True)
+    y, *final = _KERNELS[mode](x, _to_kernel(mode, state), weights, True, 1, 0.0, _trains(x), False, True)
     return y, _from_kernel(mode, final)
 
 
@@ -182,6 +182,11 @@ def recurrent_gates(mode: str, x: Tensor, state: State, weights: list[Tensor], m
     """The gates of ``lstm`` or ``gru`` as `recurrent_scan` runs them, and its output; arguments as there."""
     y, _ = recurrent_scan(mode, x, state, weights, mask)
     return affine_gates(mode, x, shifted(y, state[0] if mode == "lstm" else state), weights), y
+
+
+def _trains(x: Tensor) -> bool:
+    """Whether a kernel is to keep what backward needs: cuDNN does so only where it is told, the others always."""
+    return x.is_cuda and torch.is_grad_enabled()
 
 
 def _scan_masked(mode: str, x: Tensor, state: State, weights: list[Tensor], mask: Tensor) -> tuple[Tensor, State]:
@@ -194,7 +199,7 @@ def _scan_masked(mode: str, x: Tensor, state: State, weights: list[Tensor], mask
     assert packed.sorted_indices is not None
     assert packed.unsorted_indices is not None
     ordered = _each(mode, state, lambda part: part[packed.sorted_indices])
-    data, *final = _KERNELS[mode](packed.data, packed.batch_sizes, _to_kernel(mode, ordered), weights, True, 1, 0.0, False, False)
+    data, *final = _KERNELS[mode](packed.data, packed.batch_sizes, _to_kernel(mode, ordered), weights, True, 1, 0.0, _trains(x), False)
     outputs = PackedSequence(data, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
     y, _ = pad_packed_sequence(outputs, batch_first=True, total_length=x.shape[1])
     h = state[0] if mode == "lstm" else state
