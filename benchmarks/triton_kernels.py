@@ -20,7 +20,7 @@ from assay.ops.recurrent_cells import CELLS
 from assay.ops.recurrent_scan import recurrent_scan
 from assay.ops.sigmoid_attention import sigmoid_attention
 
-HEADS = ((16, 512, 12, 64), (1, 1024, 12, 64), (64, 256, 24, 32), (16, 512, 48, 16))
+HEADS = ((16, 512, 12, 64), (16, 512, 48, 16))
 """(batch, length, heads, size): 768 units in all."""
 LAYERS = ((16, 512, 64), (64, 256, 64), (1, 1024, 64))
 """(batch, length, size), one head."""

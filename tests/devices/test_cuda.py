@@ -28,6 +28,12 @@ if not torch.cuda.is_available():
 SCANS = [(1, 1, 1, 16), (1, 7, 1, 16), (33, 50, 4, 32), (16, 200, 2, 64)]
 
 
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the ten bits of TF32, which cuDNN's recurrent layers take where they may."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def normal(*sizes: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*sizes, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to("cuda", dtype)
 

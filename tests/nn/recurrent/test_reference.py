@@ -1,4 +1,4 @@
-"""LSTM and GRU mixers: PyTorch's layers unchanged, and masks of any shape."""
+"""LSTM, GRU and Elman mixers: PyTorch's layers, compiled where it pays, and masks of any shape."""
 
 from __future__ import annotations
 
@@ -27,17 +27,28 @@ def test_every_option_keeps_the_contract(name: str) -> None:
     check_mixer(VARIANTS[name])
 
 
-@pytest.mark.parametrize(("mixer", "peer"), [(LSTM, nn.LSTM), (GRU, nn.GRU)])
+@pytest.mark.parametrize(("mixer", "peer"), [(LSTM, nn.LSTM), (GRU, nn.GRU), (Elman, nn.RNN)])
 def test_outputs_are_pytorchs(mixer: type, peer: type) -> None:
+    """To rounding in float32, where GRU and Elman run compiled, and to the last bit in float64."""
     torch.manual_seed(0)
     ours, theirs = mixer(8, layers=2), peer(8, 8, 2, batch_first=True)
     theirs.load_state_dict(ours.recurrence.state_dict())
-    x = torch.randn(3, 20, 8)
-    expected, final = theirs(x)
-    y, state = ours.scan(x, ours.initial_state(3))
-    assert torch.equal(y, expected)
-    hidden = final[0] if isinstance(final, tuple) else final
-    assert torch.equal(state[0].transpose(0, 1), hidden)
+    for dtype, bound in ((torch.float32, 1e-6), (torch.float64, 0)):
+        ours, theirs, x = ours.to(dtype), theirs.to(dtype), torch.randn(3, 20, 8, dtype=dtype)
+        expected, final = theirs(x)
+        y, state = ours.scan(x, ours.initial_state(3))
+        torch.testing.assert_close(y, expected, atol=bound, rtol=0)
+        hidden = final[0] if isinstance(final, tuple) else final
+        torch.testing.assert_close(state[0].transpose(0, 1), hidden, atol=bound, rtol=0)
+
+
+def test_a_layer_that_runs_compiled_can_be_differentiated_forwards() -> None:
+    """`torch.func` knows nothing of compiled forms: PyTorch's own layer runs there."""
+    torch.manual_seed(0)
+    mixer, x, change = GRU(8), torch.randn(2, 20, 8), torch.randn(2, 20, 8)
+    _, found = torch.func.jvp(mixer, (x,), (change,))
+    expected = (mixer.double()(x.double() + 1e-6 * change) - mixer(x.double() - 1e-6 * change)) / 2e-6
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("mixer", [LSTM, GRU, partial(Elman, nonlinearity="sigmoid")])

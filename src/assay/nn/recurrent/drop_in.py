@@ -11,6 +11,8 @@ Further cells (Jordan, peepholes, coupled gates …) are not here: these are the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +23,16 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from assay.ops.affine import affine
 from assay.ops.recurrent_scan import SHORT, Backend, scan_states
 from assay.ops.recurrent_scan_compiled import library
+
+
+@contextmanager
+def with_gradients(layer: nn.RNNBase) -> Iterator[None]:
+    """Let a layer of PyTorch on a graphics processor have a gradient in evaluation too: cuDNN knows one in training mode alone."""
+    if not layer.training and torch.is_grad_enabled() and layer.all_weights[0][0].is_cuda:
+        with torch.backends.cudnn.flags(enabled=False):
+            yield
+    else:
+        yield
 
 
 class _DropIn(nn.RNNBase):
@@ -37,7 +49,8 @@ class _DropIn(nn.RNNBase):
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> Any:
         """As the layer of ``torch.nn``: (output, final states); ``input`` a tensor or packed, ``hx`` the initial states."""
         if not self._served(input, hx):
-            return self._by_torch(input, hx)
+            with with_gradients(self):
+                return super().forward(input, hx)
         x, lengths = self._rows(input)
         initial = self._initial(hx, x, input)
         y, final = self._layers(x, lengths, initial)
@@ -48,17 +61,13 @@ class _DropIn(nn.RNNBase):
             return y[0], self._outwards(final[:, :, 0])
         return (y if self.batch_first else y.transpose(0, 1)), self._outwards(final)
 
-    def _by_torch(self, input: Tensor | PackedSequence, hx: Any) -> Any:
-        if input.data.is_cuda and torch.is_grad_enabled() and not self.training:  # cuDNN knows a gradient in training mode alone
-            with torch.backends.cudnn.flags(enabled=False):
-                return super().forward(input, hx)
-        return super().forward(input, hx)
-
     def _served(self, input: Tensor | PackedSequence, hx: Any) -> bool:
         """Whether the compiled form can do this call; what it cannot do, PyTorch's own does, or refuses."""
         data = input.data if isinstance(input, PackedSequence) else input
         tensors = [data, *self.parameters(), *(hx if isinstance(hx, tuple) else () if hx is None else (hx,))]
-        if torch.compiler.is_compiling() or any(x.dtype != torch.float32 or x.device.type != "cpu" for x in tensors):
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():  # which know nothing of a compiled form
+            return False
+        if any(x.dtype != torch.float32 or x.device.type != "cpu" for x in tensors):
             return False
         if not isinstance(input, PackedSequence) and input.ndim not in (2, 3):
             return False

@@ -1,4 +1,4 @@
-"""`LSTM`, `GRU` and `Elman`: PyTorch's own recurrent layers as streaming mixers, the reference for every other."""
+"""`LSTM`, `GRU` and `Elman`: PyTorch's recurrent layers as streaming mixers; GRU and Elman run compiled where that is faster."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from assay.nn.recurrent.masked import recurrent_gates
 
 
 class _Reference(StreamingMixer):
-    """A recurrent layer of PyTorch, width → width, that skips masked positions."""
+    """A recurrent layer with PyTorch's parameters, width → width, that skips masked positions."""
 
     def __init__(
         self, width: int, layer: Callable[..., nn.RNNBase], parts: int, layers: int, bias: bool, dropout: float, **options: Any
@@ -46,7 +46,7 @@ class _Reference(StreamingMixer):
             return x
         # Padding after the end changes nothing before it. A graph for export cannot look at its mask and takes it to be such padding.
         if mask is None or torch.compiler.is_exporting() or padded_right(mask):
-            return self.recurrence(x)[0]
+            return self._run(x)[0]
         return self.scan(x, self.initial_state(x.shape[0]), mask)[0]
 
     def scan(self, x: Tensor, state: tuple[Tensor, ...], mask: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -55,16 +55,20 @@ class _Reference(StreamingMixer):
         if x.shape[0] == 0 or x.shape[1] == 0:
             return x, tuple(state)
         if mask is None:
-            y, after = self.recurrence(x, self._inwards(state))
+            y, after = self._run(x, self._inwards(state))
             return y, self._outwards(after)
         order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)  # real positions first, in their order
         y, after = self._packed(x.gather(1, _wide(order, x)), state, mask.sum(1))
         return torch.zeros_like(y).scatter(1, _wide(order, y), y), after
 
+    def _run(self, x: Any, state: Any = None) -> Any:
+        with drop_in.with_gradients(self.recurrence):
+            return self.recurrence(x, state)
+
     def _packed(self, x: Tensor, state: tuple[Tensor, ...], lengths: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Right-padded sequences; a row without any real position is run for one and its state put back."""
         packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False)
-        y, after = self.recurrence(packed, self._inwards(state))
+        y, after = self._run(packed, self._inwards(state))
         y, _ = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])
         read = lengths > 0
         after = tuple(torch.where(read[:, None, None], new, old) for new, old in zip(self._outwards(after), state, strict=True))
@@ -123,18 +127,20 @@ class LSTM(_Gated):
 class GRU(_Gated):
     """`torch.nn.GRU` of width → width as a mixer; arguments, shapes and errors as `LSTM`, its state is the hidden state alone.
 
+    In float32 on a CPU `assay.nn.recurrent.drop_in.GRU` runs it compiled (`benchmarks/recurrent_scan.py` prints the gain).
+
     Source: Cho et al. (2014), Learning phrase representations using RNN encoder–decoder; equations in PyTorch's documentation.
     """
 
     def __init__(self, width: int, layers: int = 1, bias: bool = True, dropout: float = 0.0) -> None:
-        super().__init__(width, nn.GRU, 1, layers, bias, dropout)
+        super().__init__(width, drop_in.GRU, 1, layers, bias, dropout)
 
 
 class Elman(_Reference):
     """`torch.nn.RNN` of width → width as a mixer: ``h_t = φ(W x_t + b + U h_{t−1} + c)``, the simple recurrent network.
 
     Elman's context units, copies of the hidden units with fixed weight 1, are the ``h_{t−1}`` of this equation. PyTorch has no layer with
-    the logistic function, which the first such networks had: that one is `assay.nn.recurrent.drop_in.RNN`.
+    the logistic function, which the first such networks had; `assay.nn.recurrent.drop_in.RNN` has all three, compiled in float32 on a CPU.
 
     Source: Elman (1990), Finding structure in time.
 
@@ -154,7 +160,7 @@ class Elman(_Reference):
     def __init__(self, width: int, layers: int = 1, nonlinearity: str = "tanh", bias: bool = True, dropout: float = 0.0) -> None:
         if nonlinearity not in ("tanh", "relu", "sigmoid"):
             raise ValueError(f"nonlinearity must be tanh, relu or sigmoid, got {nonlinearity!r}")
-        super().__init__(width, drop_in.RNN if nonlinearity == "sigmoid" else nn.RNN, 1, layers, bias, dropout, nonlinearity=nonlinearity)
+        super().__init__(width, drop_in.RNN, 1, layers, bias, dropout, nonlinearity=nonlinearity)
 
 
 def _wide(order: Tensor, x: Tensor) -> Tensor:
