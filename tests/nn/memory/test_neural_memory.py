@@ -153,5 +153,5 @@ def test_bad_options_are_refused(options: dict, words: str) -> None:
 
 def test_a_state_of_another_batch_is_refused() -> None:
     layer = NeuralMemory(8)
-    with pytest.raises(ValueError, match="must map"):
+    with pytest.raises(ValueError, match="must hold the 2 examples of x, got 3"):
         layer.scan(torch.randn(2, 4, 8), layer.initial_state(3) | {"inputs": layer.initial_state(2)["inputs"]})

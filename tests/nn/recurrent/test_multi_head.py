@@ -103,5 +103,5 @@ def test_bad_arguments_are_named() -> None:
         MultiHeadLSTM(8, heads=3)
     with pytest.raises(ValueError, match=r"\(batch, length, 8\), got \(2, 5, 7\)"):
         MultiHeadLSTM(8)(torch.zeros(2, 5, 7))
-    with pytest.raises(ValueError, match="states of lstm must have shape"):
+    with pytest.raises(ValueError, match="must hold the 2 examples of x, got 3"):
         MultiHeadLSTM(8).scan(torch.zeros(2, 5, 8), MultiHeadLSTM(8).initial_state(3))
