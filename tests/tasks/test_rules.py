@@ -547,6 +547,7 @@ SAID: dict[str, Callable] = {
 }
 
 ELSEWHERE = {
+    "recordings": "test_recordings.test_tables_in_class_folders_are_series",
     "infinite-step": "test_series.test_unusable_tables_are_refused_in_one_sentence",
     "no-value-column": "test_series.test_unusable_tables_are_refused_in_one_sentence",
     "varying-label": "test_series.test_unusable_tables_are_refused_in_one_sentence",

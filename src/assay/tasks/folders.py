@@ -1,4 +1,4 @@
-"""Folders: pictures or text files a sub-folder a class, pictures beside a table of labels, tables divided into files, series."""
+"""Folders: pictures, texts or recordings a sub-folder a class, pictures beside a table of labels, tables in pieces, series."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from assay.tasks import images, reading, text
 from assay.tasks.checks import SPLIT_NAMES, check_path, walk_files
 from assay.tasks.options import Options
 from assay.tasks.recognition import plan
+from assay.tasks.recordings import are_recordings, open_recordings
 from assay.tasks.roles import as_strings, detect
 from assay.tasks.rules import note, refuse, some
 from assay.tasks.splitting import PARTS, check_classes, split_codes
@@ -258,8 +259,14 @@ def _open_texts(files: list[Parts], options: Options) -> Task:
 
 
 def _open_tables(files: list[Parts], options: Options, open_frame: OpenFrame) -> Task:
-    """One table; or train/validation/test in files of those names; or pieces with the same columns."""
+    """One table; or a recording each; or train/validation/test in files of those names; or pieces with the same columns."""
     frames = {parts: reading.read_frame(options.path.joinpath(*parts), options.notes) for parts in files}
+    named = {"/".join(parts): frame for parts, frame in frames.items()}
+    if options.encoding is not None and options.encoding.get("opener") == "recordings":
+        return open_recordings(named, _known_labels(files, options.encoding), None, options)
+    if options.encoding is None and are_recordings(named, options):
+        labelled = class_folders(files, options, "recordings")
+        return open_recordings({name: named[name] for name in labelled.files}, labelled.labels, labelled.given, options)
     if len(frames) == 1:
         return open_frame(frames[files[0]], replace(options, path=options.path.joinpath(*files[0])))
     part_of: dict[Parts, SplitName | None] = {

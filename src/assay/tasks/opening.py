@@ -20,6 +20,7 @@ from assay.tasks.encoders import finite
 from assay.tasks.folders import open_folder
 from assay.tasks.options import Options
 from assay.tasks.recognition import Plan, plan, wide_columns
+from assay.tasks.recordings import open_recordings
 from assay.tasks.roles import Column, detect
 from assay.tasks.rules import refuse
 from assay.tasks.tables import read_table_task, table_task
@@ -40,6 +41,7 @@ _IN_WORDS = {
     "wide": "a table of series",
     "long": "a table of series",
     "ts": "series",
+    "recordings": "tables of one series each",
     "graph": "a graph",
     "events": "a table of events",
     "decisions": "logged decisions",
@@ -250,6 +252,8 @@ def _read_frame(frame: pd.DataFrame, options: Options, encoding: dict[str, Any])
         return read_table_task(frame, options, encoding)
     if opener in ("text", "pair"):
         return text.read_text_table_task(frame, options, encoding)
+    if opener == "recordings":
+        return open_recordings({options.path.name: frame}, None, None, options)
     if opener in ("forecast", "wide", "long"):
         columns = detect(frame)
         return _finished(_series_opener(opener)(_parsed(frame, columns, list(columns), options), options), opener, options)

@@ -18,7 +18,7 @@ from assay.tasks.splitting import split_codes
 Kind = Literal["table", "text", "pair", "forecast", "wide", "long"]
 TARGET_NAMES = ("target", "label", "labels", "class", "y", "outcome", "category", "response", "score", "rating", "sentiment")
 _SPLIT_NAMES = {"split", "set", "subset", "partition", "part"}
-_TIME_NAMES = {"time", "t", "timestamp", "datetime", "date", "step", "timestep", "time_step", "tick", "year"}
+TIME_NAMES = {"time", "t", "timestamp", "datetime", "date", "step", "timestep", "time_step", "tick", "year"}
 _SERIES_NAMES = re.compile(r"^(series|sample|instance|sequence|case|unique|item|recording|dim)?([_ -]?(id|no|nr))?$", re.IGNORECASE)
 _NUMBERED = re.compile(r"^(t|time|step|ts|v|value|lag)?[_ -]?(\d+)$", re.IGNORECASE)
 
@@ -236,7 +236,7 @@ def _long_plan(
 ) -> Plan | None:
     """Rows (id, time, value …, label): the id repeats, (id, time) does not, and the label is one an id."""
     ids = [group] if group else [name for name in rest if _SERIES_NAMES.match(name) or is_group_name(name)]
-    times = [time] if time else [name for name in rest if columns[name].role == "date" or name.lower() in _TIME_NAMES]
+    times = [time] if time else [name for name in rest if columns[name].role == "date" or name.lower() in TIME_NAMES]
     for series in ids:
         for moment in times:
             if series == moment or series in target or frame[series].nunique() * 3 > len(frame) or frame[series].nunique() < 4:
@@ -257,7 +257,7 @@ def _found_time(columns: dict[str, Column], names: list[str]) -> str | None:
     dates = [name for name in names if columns[name].role == "date"]
     if len(dates) == 1:
         return dates[0]
-    named = [name for name in names if name.lower() in _TIME_NAMES and columns[name].role in ("numeric", "id")]
+    named = [name for name in names if name.lower() in TIME_NAMES and columns[name].role in ("numeric", "id")]
     return named[0] if len(named) == 1 and not dates else None
 
 

@@ -87,7 +87,7 @@ def open_ts(source: str | Path, options: Options) -> ArrayTask:
     names = [f"channel {index + 1}" for index in range(channels[0])]
     collection = Collection(options.path, "ts", series, labels, names, places, numeric, given)
     name = _HALVES.sub(r"\1", next(iter(halves.values())).stem)
-    return _task(collection, name, options.seed, options.encoding)
+    return collection_task(collection, name, options.seed, options.encoding)
 
 
 def open_wide(frame: pd.DataFrame, options: Options) -> ArrayTask:
@@ -120,7 +120,7 @@ def open_wide(frame: pd.DataFrame, options: Options) -> ArrayTask:
     groups = pd.factorize(frame[group].iloc[rows])[0] if group and group in frame.columns else None
     collection = Collection(path, "wide", series, _taken(labels, rows), ["value"], [f"row {row + 1:,}" for row in rows], groups=groups)
     collection.columns = {"steps": steps, "target": target}
-    return _task(collection, path.stem, options.seed, encoding)
+    return collection_task(collection, path.stem, options.seed, encoding)
 
 
 def open_long(frame: pd.DataFrame, options: Options) -> ArrayTask:
@@ -161,7 +161,7 @@ def open_long(frame: pd.DataFrame, options: Options) -> ArrayTask:
     places = [f"series {identity}" for identity in ids]
     collection = Collection(path, "long", series, labels, list(channels), places)
     collection.columns = {"group": group, "time": time, "target": target, "channels": list(channels)}
-    return _task(collection, path.stem, options.seed, encoding)
+    return collection_task(collection, path.stem, options.seed, encoding)
 
 
 def aeon_series(name: str, seed: int = 0) -> ArrayTask:
@@ -180,7 +180,7 @@ def aeon_series(name: str, seed: int = 0) -> ArrayTask:
     given = np.repeat([0, 2], [len(y) for _, y in parts])
     places = [f"{half} {row + 1}" for half, (_, y) in zip(("train", "test"), parts, strict=True) for row in range(len(y))]
     channels = [f"channel {index + 1}" for index in range(series[0].shape[1])]
-    return _task(Collection(name, "ts", series, labels, channels, places, given=given), name, seed, None)
+    return collection_task(Collection(name, "ts", series, labels, channels, places, given=given), name, seed, None)
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -271,7 +271,7 @@ def _labels_of_series(labels: pd.Series, codes: np.ndarray, ids: Any, path: obje
 # ------------------------------------------------------------------------------------------------ the task
 
 
-def _task(collection: Collection, name: str, seed: int, encoding: dict[str, Any] | None) -> ArrayTask:
+def collection_task(collection: Collection, name: str, seed: int, encoding: dict[str, Any] | None) -> ArrayTask:
     """The task of a collection: checked, filled, divided, standardised, padded."""
     _refuse_infinite(collection)
     notes = _fill(collection.series)

@@ -99,6 +99,14 @@ SERIES_RULES: tuple[Rule, ...] = (
         "{count:,} missing values in {series:,} series were filled by a straight line between their neighbours.",
     ),
     Rule(
+        "recordings",
+        "folders of tables",
+        "each sub-folder holds several tables of numbers with the same columns",
+        "warned",
+        "{count:,} tables in sub-folders are read as one series each, {ordered}, the sub-folder its class, with {channels} as channels; "
+        "--target names a column if they are pieces of one table.",
+    ),
+    Rule(
         "unequal-lengths",
         "series",
         "series have different lengths",
