@@ -13,10 +13,10 @@ def log_uniform(shape: Sequence[int], low: float, high: float) -> Tensor:
     """Numbers whose logarithm is uniform between those of ``low`` and ``high``.
 
     Raises:
-        ValueError: not ``0 < low ≤ high``.
+        ValueError: not ``0 < low ≤ high < ∞``.
     """
-    if not 0 < low <= high:
-        raise ValueError(f"low and high must be ordered and above 0, got {low} and {high}")
+    if not 0 < low <= high < math.inf:
+        raise ValueError(f"the shortest and longest step must be ordered, above 0 and finite, got {low} and {high}")
     return torch.empty(*shape).uniform_(math.log(low), math.log(high)).exp()
 
 
