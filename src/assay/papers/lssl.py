@@ -145,8 +145,8 @@ def _held(alpha: Any, u: Tensor, parts: int) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------ words of tones
 
-WORDS = Setting(parameters=4_500, steps=240, batch_size=16, seeds=3)
-WORD_LENGTH, NOISE = 1_000, 0.25
+WORDS = Setting(parameters=4_500, steps=480, batch_size=16, seeds=3)
+WORD_LENGTH, NOISE = 2_000, 0.25
 
 
 @cache

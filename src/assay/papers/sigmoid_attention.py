@@ -46,7 +46,7 @@ LANGUAGE: Mapping[str, Any] = {"learning_rate": 2e-3, "parameters": 60_000, "bat
 def _bits(kind: str, positions: str, seed: int, scale: Scale) -> float:
     """Bits per byte on the test part of Python's own source."""
     laptop = scale == "laptop"
-    task, steps = python_source(600_000 if laptop else 30_000, WINDOW), 900 if laptop else 2
+    task, steps = python_source(600_000 if laptop else 30_000, WINDOW), 1_500 if laptop else 2
     name, options = KINDS[kind]
     options = {"depth": 2, "heads": 4, "positions": positions, **options}
     return trained(name, task, steps=steps, seed=seed, options=options, validate_every=max(1, steps // 3), **LANGUAGE).value
