@@ -252,9 +252,9 @@ LONG = {
         lambda scale: listops(4, length=200, train=64 if scale == "smoke" else 8_000, test=32 if scale == "smoke" else 1_000),
         {"kernel": 13, "factor": 8, "blocks": 2},
         64,
-        300,
+        1_000,
     ),
-    "pixels": Long(lambda _scale: _pixels(), {"kernel": 9, "factor": 3, "blocks": 2}, 16, 400),
+    "pixels": Long(lambda _scale: _pixels(), {"kernel": 9, "factor": 3, "blocks": 2}, 16, 1_200),
 }
 
 
@@ -298,7 +298,7 @@ def _inference(model: nn.Module, batch: Any) -> None:
 
 # ------------------------------------------------------------------------------------------------ recall
 
-VOCABULARIES, RECALL_LENGTHS, RECALL_STEPS = (10, 20, 40), (64, 128, 256), 600
+VOCABULARIES, RECALL_LENGTHS, RECALL_STEPS = (10, 20, 40), (64, 128, 256), 1_800
 
 
 @cache
