@@ -220,7 +220,7 @@ def inspect(
 def export(
     run: Run,
     to: Annotated[str, typer.Option(help="onnx, torch or safetensors.")],
-    step: Annotated[bool, typer.Option("--step", help="Also the step function of a streaming model.")] = False,
+    step: Annotated[bool, typer.Option("--step", help="The step function of a streaming model, not the whole sequence.")] = False,
     output: Output = None,
 ) -> None:
     """Write a run's network in another form, checked."""

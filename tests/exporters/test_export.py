@@ -68,7 +68,8 @@ def test_onnx_forward_for_batches_of_any_size(name, signature, parameters, tmp_p
 @pytest.mark.parametrize("name", ["aaren", "lstm", "lstm-forget", "gru", "s4d", "lssl", "attention", "sliding-window-attention"])
 def test_onnx_step_streams_to_the_forward_prediction(name, tmp_path):
     model = made(name, SERIES)
-    _, step = to_onnx(model, tmp_path, step=True)
+    (step,) = to_onnx(model, tmp_path, step=True)
+    assert not (tmp_path / "model.onnx").exists()  # of a long sequence it would be another, larger file that nobody asked for
     session = runtime(step)
     x = torch.randn(1, 16, 3)
     with torch.no_grad():
@@ -135,7 +136,7 @@ def test_folded_aaren_exports_with_half_the_parameters(tmp_path):
 
 def test_torch_export_runs_without_the_model(tmp_path):
     model = made("aaren", SERIES)
-    path, _ = to_torch(model, tmp_path, step=True)
+    (path,) = to_torch(model, tmp_path)
     series = torch.randn(3, 16, 3)
     again = torch.export.load(str(path)).module()(series)
     torch.testing.assert_close(again, model({"series": series}).prediction, atol=1e-5, rtol=0)
@@ -171,7 +172,7 @@ def test_export_verb_writes_into_the_run(tmp_path):
     run = open_run(tmp_path)
     assert isinstance(run, Run)
     files = export(run, "onnx")
-    assert {file.name for file in files} == {"model.onnx", "onnx.json"}
+    assert {file.name for file in files} == {"model.onnx", "model.json"}
     assert all(file.parent == tmp_path / "export" for file in files)
     with pytest.raises(UserError, match="did you mean"):
         export(run, "onx")

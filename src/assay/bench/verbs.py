@@ -222,7 +222,7 @@ def export(run: str | Path | Run, to: str, *, step: bool = False, output: str | 
     Args:
         run: a run's folder.
         to: ``onnx``, ``torch`` or ``safetensors``.
-        step: also the step function of a streaming model.
+        step: the step function of a streaming model, in place of the whole sequence.
         output: folder for the files; by default ``<run>/export``.
     """
     opened = _opened(run)

@@ -116,7 +116,8 @@ def tracing(what: str) -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        # Without gradients: a loop's graph would keep for them what it computes on the way, and sizes among it, which ONNX cannot hold.
+        with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # the tracer raises many kinds; each means the same to a person

@@ -23,7 +23,7 @@ STREAMED = 1000
 
 
 def to_onnx(model: Any, folder: Path, *, step: bool = False) -> list[Path]:
-    """Write ``model.onnx`` (and ``step.onnx`` of a streaming model when asked), each equal to PyTorch within 1e-4.
+    """Write ``model.onnx``, or of a streaming model ``step.onnx`` when that is asked for, equal to PyTorch within 1e-4.
 
     The forward file takes any batch size at the signature's length; the step file takes one position and the state, and returns the
     prediction and the next state. Input names are the batch's names. The state of a step begins as `model.initial_state(1)`; what grows
@@ -32,26 +32,27 @@ def to_onnx(model: Any, folder: Path, *, step: bool = False) -> list[Path]:
     Args:
         model: a built network, in evaluation mode.
         folder: where the files go; one that does not pass its check is not kept.
-        step: export the step function too.
+        step: export the step function instead.
 
     Raises:
         UserError: a part of the model has no ONNX form, or ONNX Runtime disagrees by more than 1e-4.
     """
     require("onnxscript", "export", "Exporting to ONNX")
     require("onnxruntime", "export", "Checking an ONNX file")
-    signature = model.signature
-    batch = example_batch(signature, batch_size=2)
+    path = _write_step(model, folder / "step.onnx") if step else _write_model(model, folder / "model.onnx")
+    description = {"signature": model.signature.to_json(), "file": path.name, "tolerance": TOLERANCE}
+    path.with_suffix(".json").write_text(json.dumps(description, indent=1))
+    return [path]
+
+
+def _write_model(model: Any, path: Path) -> Path:
+    batch = example_batch(model.signature, batch_size=2)
     view, names = TensorView(model, list(batch)), list(batch)
     arguments, sizes = tuple(batch.values()), (tuple({0: torch.export.Dim("batch", min=1)} for _ in batch),)
-    with _checked(folder / "model.onnx") as (partial, differences):
+    with _checked(path) as (partial, differences):
         _write(view, arguments, names, ["prediction"], partial, sizes)
         differences += [_largest_difference(view, given, names, partial) for given in (arguments, _repeated(arguments))]
-    written = [folder / "model.onnx"]
-    if step:
-        written.append(_write_step(model, folder / "step.onnx"))
-    description = {"signature": signature.to_json(), "files": [path.name for path in written], "tolerance": TOLERANCE}
-    (folder / "onnx.json").write_text(json.dumps(description, indent=1))
-    return written
+    return path
 
 
 def _write_step(model: Any, path: Path) -> Path:

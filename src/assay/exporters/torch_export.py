@@ -13,23 +13,22 @@ from assay.nn.kept import as_constants
 
 
 def to_torch(model: Any, folder: Path, *, step: bool = False) -> list[Path]:
-    """Write ``model.pt2`` (and ``step.pt2``), loadable by ``torch.export.load(path).module()``.
+    """Write ``model.pt2``, or ``step.pt2`` when that is asked for, loadable by ``torch.export.load(path).module()``.
 
     Args:
         model: a built network, in evaluation mode.
         folder: where the files go.
-        step: export the step function of a streaming model too.
+        step: export the step function of a streaming model instead.
 
     Raises:
         UserError: a part of the model cannot be traced.
     """
-    batch = example_batch(model.signature, batch_size=2)
-    dynamic: Any = (tuple({0: torch.export.Dim("batch", min=1)} for _ in batch),)
-    written = [_write(TensorView(model, list(batch)), tuple(batch.values()), folder / "model.pt2", dynamic)]
     if step:
         example = step_example(model, model.signature)
-        written.append(_write(example.view, example.arguments, folder / "step.pt2", example.dynamic))
-    return written
+        return [_write(example.view, example.arguments, folder / "step.pt2", example.dynamic)]
+    batch = example_batch(model.signature, batch_size=2)
+    dynamic: Any = (tuple({0: torch.export.Dim("batch", min=1)} for _ in batch),)
+    return [_write(TensorView(model, list(batch)), tuple(batch.values()), folder / "model.pt2", dynamic)]
 
 
 def _write(view: nn.Module, arguments: tuple[Any, ...], path: Path, dynamic: Any) -> Path:

@@ -19,6 +19,8 @@ Hatamizadeh (2024), Gated Delta Networks.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,7 @@ from assay.ops.linear_attention import (
     in_chunks,
     in_segments,
 )
+from assay.ops.loop import Tensors, walk
 
 CHUNK = 64
 """Positions a chunk: the triangular systems grow with it, the states found one after another shrink with it."""
@@ -89,15 +92,17 @@ def delta_rule(
 def _recurrent(
     queries: Tensor, keys: Tensor, values: Tensor, strength: Tensor, log_decay: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
-    outputs = []
-    for place in range(values.shape[2]):
-        key = keys[:, :, place, None]
+    def step(state: Tensors, now: tuple[Any, ...]) -> tuple[Tensors, Tensors]:
+        (memory,), (query, key, value, strength, log_decay) = state, now
         if log_decay is not None:
-            state = log_decay[:, :, place, None, None].exp() * state
-        wanted = strength[:, :, place, None, None] * (values[:, :, place, None] - key @ state)
-        state = state + key.transpose(-1, -2) * wanted
-        outputs.append((queries[:, :, place, None] @ state)[:, :, 0])
-    return torch.stack(outputs, 2), state
+            memory = log_decay[..., None, None].exp() * memory
+        wanted = strength[..., None, None] * (value[:, :, None] - key[:, :, None] @ memory)
+        memory = memory + key[..., None] * wanted
+        return (memory,), ((query[:, :, None] @ memory)[:, :, 0],)
+
+    by_position = [None if part is None else part.transpose(1, 2) for part in (queries, keys, values, strength, log_decay)]
+    (state,), (outputs,) = walk(step, (state,), by_position)
+    return outputs.transpose(1, 2), state
 
 
 def _chunked(

@@ -19,6 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from assay.ops.loop import Tensors, walk
+
 Implementation = Literal["auto", "recurrent", "blocked"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("auto", "recurrent", "blocked")
 ELEMENTS = 32768
@@ -66,11 +68,11 @@ def linear_recurrence(
 
 
 def _recurrent(decay: Tensor, inputs: Tensor, state: Tensor) -> Tensor:
-    states = []
-    for a, b in zip(decay.unbind(1), inputs.unbind(1), strict=True):
-        state = torch.addcmul(b, a, state)
-        states.append(state)
-    return torch.stack(states, 1)
+    def step(state: Tensors, now: tuple[Any, ...]) -> tuple[Tensors, Tensors]:
+        after = (torch.addcmul(now[1], now[0], state[0]),)
+        return after, after
+
+    return walk(step, (state,), (decay, inputs))[1][0]
 
 
 def paired_linear_recurrence(decay: Tensor, inputs: Tensor, state: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -85,16 +87,15 @@ def paired_linear_recurrence(decay: Tensor, inputs: Tensor, state: Tensor, mask:
     Returns:
         The states, (batch, length, …, 2).
     """
-    real, imaginary = decay.unbind(-1)
-    states = []
-    for position, added in enumerate(inputs.unbind(1)):
-        left, right = state.unbind(-1)
-        after = torch.stack([real * left - imaginary * right, real * right + imaginary * left], -1) + added
-        if mask is not None:
-            after = torch.where(mask[:, position].view(-1, *[1] * (after.ndim - 1)), after, state)
-        state = after
-        states.append(state)
-    return torch.stack(states, 1)
+
+    def step(state: Tensors, now: tuple[Any, ...]) -> tuple[Tensors, Tensors]:
+        (real, imaginary), (left, right) = decay.unbind(-1), state[0].unbind(-1)
+        after = torch.stack([real * left - imaginary * right, real * right + imaginary * left], -1) + now[0]
+        if now[1] is not None:
+            after = torch.where(now[1].view(-1, *[1] * (after.ndim - 1)), after, state[0])
+        return (after,), (after,)
+
+    return walk(step, (state,), (inputs, mask))[1][0]
 
 
 class _Blocked(torch.autograd.Function):

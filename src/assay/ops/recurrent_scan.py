@@ -22,13 +22,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from assay.ops import recurrent_scan_compiled as compiled
+from assay.ops.loop import Tensors, walk
 from assay.ops.recurrent_cells import CELLS, Cell
 
 Backend = Literal["auto", "reference", "closed", "compiled", "triton"]
@@ -219,45 +220,53 @@ def recurrent_step(inputs: Tensor, weights: Tensor, bias: Tensor, states: Tensor
 # ------------------------------------------------------------------------------------------------ the equations, step by step
 
 
+class _Position(NamedTuple):
+    """What a step finds beside its states: inputs (batch, gates, heads, size), what the hidden state decays by, whether the row is real
+    and whether a sequence begins, each (batch, 1, 1); None where there is no such thing.
+    """
+
+    inputs: Tensor
+    decay: Tensor | None = None
+    real: Tensor | None = None
+    fresh: Tensor | None = None
+
+
+def _position(t: int, inputs: Tensor, decay: Tensor | None, conditions: Conditions) -> _Position:
+    return _Position(inputs[:, t], None if decay is None else decay[:, t], _at(conditions.mask, t), _at(conditions.reset, t))
+
+
 def _reference(
     function: str, inputs: Tensor, weights: Tensor, bias: Tensor, initial: Tensor, decay: Tensor | None, conditions: Conditions
 ) -> tuple[Tensor, ...]:
-    cell, states, walked = CELLS[function], tuple(initial), []
-    matrix = _stacked(weights)
-    for t in range(inputs.shape[1]):
-        after, _ = _forward_step(cell, t, inputs, matrix, bias, states, decay, conditions)
-        states = after
-        walked.append(after)
-    return torch.stack(states), *(torch.stack(steps, 1) for steps in zip(*walked, strict=True))
+    cell, matrix = CELLS[function], _stacked(weights)
+    real, fresh = (None if where is None else where[..., None, None] for where in (conditions.mask, conditions.reset))
+
+    def step(states: Tensors, now: tuple[Any, ...]) -> tuple[Tensors, Tensors]:
+        after, _ = _forward_step(cell, _Position(*now), matrix, bias, states, conditions)
+        return after, after
+
+    last, walked = walk(step, tuple(initial), (inputs, decay, real, fresh))
+    return torch.stack(last), *walked
 
 
 def _forward_step(
-    cell: Cell,
-    t: int,
-    inputs: Tensor,
-    matrix: Tensor,
-    bias: Tensor,
-    states: Sequence[Tensor],
-    decay: Tensor | None,
-    conditions: Conditions,
+    cell: Cell, now: _Position, matrix: Tensor, bias: Tensor, states: Sequence[Tensor], conditions: Conditions
 ) -> tuple[tuple[Tensor, ...], Sequence[Tensor]]:
-    read = _as_read(t, states, decay, conditions)
+    read = _as_read(now, states)
     hidden = read[0].detach() if conditions.cut else read[0]
     if conditions.clip is not None and hidden.requires_grad:
         hidden = _Clipped.apply(hidden, conditions.clip)
-    after, kept = cell.forward(inputs[:, t], _product(hidden, matrix), bias, read)
-    real = _at(conditions.mask, t)
-    if real is not None:
-        after = tuple(torch.where(real, new, old) for new, old in zip(after, states, strict=True))
+    after, kept = cell.forward(now.inputs, _product(hidden, matrix), bias, read)
+    if now.real is not None:
+        after = tuple(torch.where(now.real, new, old) for new, old in zip(after, states, strict=True))
     return tuple(after), kept
 
 
-def _as_read(t: int, states: Sequence[Tensor], decay: Tensor | None, conditions: Conditions) -> list[Tensor]:
-    """The states that step t reads: zero where it begins a sequence, the hidden one decayed."""
-    fresh = _at(conditions.reset, t)
-    read = list(states) if fresh is None else [torch.where(fresh, 0.0, state) for state in states]
-    if decay is not None:
-        read[0] = read[0] * decay[:, t]
+def _as_read(now: _Position, states: Sequence[Tensor]) -> list[Tensor]:
+    """The states that a step reads: zero where it begins a sequence, the hidden one decayed."""
+    read = list(states) if now.fresh is None else [torch.where(now.fresh, 0.0, state) for state in states]
+    if now.decay is not None:
+        read[0] = read[0] * now.decay
     return read
 
 
@@ -311,7 +320,7 @@ class Loop:
         walked = inputs.new_empty(cell.states, batch, length, *head)
         activations = inputs.new_empty(batch, length if keep else 0, cell.kept, *head)
         for t in range(length):
-            states, kept = _forward_step(cell, t, inputs, matrix, bias, states, decay, conditions)
+            states, kept = _forward_step(cell, _position(t, inputs, decay, conditions), matrix, bias, states, conditions)
             for s, state in enumerate(states):
                 walked[s, :, t] = state
             for k, activation in enumerate(kept if keep else ()):
@@ -339,16 +348,17 @@ class Loop:
         for t in reversed(range(length)):
             arrived = [later if own is None else own[:, t] + later for own, later in zip(flow, carried, strict=True)]
             old = states[:, :, t - 1] if t else initial
-            read = _as_read(t, list(old), decay, conditions)
+            now = _position(t, states[0], decay, conditions)  # inputs are not read here, the hidden state takes their place
+            read = _as_read(now, list(old))
             delta, direct = cell.backward(arrived, kept[:, t].unbind(1), read, states[:, :, t].unbind(0))
-            delta, earlier, real = torch.stack(tuple(delta), 1), list(direct), _at(conditions.mask, t)
+            delta, earlier, real = torch.stack(tuple(delta), 1), list(direct), now.real
             if real is not None:
                 delta = torch.where(real[:, None], delta, 0.0)
             if not conditions.cut:
                 through = delta[:, : cell.recurrent].permute(2, 0, 1, 3).flatten(2) @ matrix  # (heads, batch, size)
                 bound = conditions.clip
                 earlier[0] = earlier[0] + (through if bound is None else through.clamp(-bound, bound)).transpose(0, 1)
-            fresh = _at(conditions.reset, t)
+            fresh = now.fresh
             if decay is not None and decay_gradient is not None:
                 undecayed = old[0] if fresh is None else torch.where(fresh, 0.0, old[0])
                 slope = earlier[0] * undecayed

@@ -329,7 +329,7 @@ def test_rates_reach_every_block_of_a_model() -> None:
         (lambda: LSSL(4, alpha=1.5), r"alpha must lie in \[0, 1\] or be 'zoh', got 1.5"),
         (lambda: LSSL(4, alpha=-0.1), "got -0.1"),
         (lambda: LSSL(4, alpha="foh"), "got 'foh'"),
-        (lambda: LSSL(4, shortest=0.0), "ordered and above 0, got 0.0 and 0.1"),
+        (lambda: LSSL(4, shortest=0.0), "ordered, above 0 and finite, got 0.0 and 0.1"),
         (lambda: LSSL(4, shortest=0.2), "got 0.2 and 0.1"),
         (lambda: LSSL(4, measure="fourier"), "measure must be one of legs, .* got 'fourier'"),
         (lambda: LSSL(4, learned="all"), "learned must be one of none, shared, each, got 'all'"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
+from assay.ops.loop import Tensors, walk
 
 SMALL = 1e-16
 EMPTY = 1e-6
@@ -111,16 +112,21 @@ class NeuralTuringMachine(StreamingMixer):
         """Mix a chunk (batch, length, width), continuing from ``state``."""
         if x.ndim != 3 or x.shape[-1] != self.width:
             raise ValueError(f"x must have shape (batch, length, {self.width}), got {tuple(x.shape)}")
-        outputs = []
-        for position, x_t in enumerate(x.unbind(1)):
-            y, after = self.step(x_t, state)
-            if mask is not None:
-                real = mask[:, position]
-                y = torch.where(real[:, None], y, 0.0)
-                after = {name: torch.where(_like(real, value), value, state[name]) for name, value in after.items()}
-            outputs.append(y)
-            state = after
-        return (torch.stack(outputs, 1) if outputs else x), state
+        if x.shape[1] == 0:
+            return x, state
+        names = list(state)
+
+        def step(before: Tensors, now: tuple[Any, ...]) -> tuple[Tensors, Tensors]:
+            x_t, real = now
+            y, found = self.step(x_t, dict(zip(names, before, strict=True)))
+            after = tuple(found[name] for name in names)
+            if real is None:
+                return after, (y,)
+            kept = tuple(torch.where(_like(real, new), new, old) for new, old in zip(after, before, strict=True))
+            return kept, (torch.where(real[:, None], y, 0.0),)
+
+        after, (y,) = walk(step, tuple(state.values()), (x, mask))
+        return y, dict(zip(names, after, strict=True))
 
     def step(self, x_t: Tensor, state: State, **inputs: Tensor) -> tuple[Tensor, State]:
         """Mix one position (batch, width)."""

@@ -12,6 +12,7 @@ from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.gates import Gate, states_around
 from assay.nn.recurrent.masked import recurrent_scan
 from assay.ops.affine import affine
+from assay.ops.loop import Tensors, walk
 
 Variant = Literal["original", "forget", "peephole", "coupled"]
 State = tuple[Tensor, Tensor]
@@ -118,13 +119,15 @@ class HistoricalLSTM(StreamingMixer):
         if self._in_kernel():
             y, state = recurrent_scan("lstm", x, state, self._kernel_weights(), mask)
             return y if mask is None else torch.where(mask[..., None], y, 0.0), state
-        inputs = affine(x, self.weight_ih, self.bias)
-        outputs = []
-        # unbind, not an index a position: the gradient of each index would be a tensor as large as all of them
-        for position, own in enumerate(inputs.unbind(1)):
-            y, state = self._step(own, state, None if mask is None else mask[:, position, None])
-            outputs.append(y)
-        return (torch.stack(outputs, 1) if outputs else x), state
+        if x.shape[1] == 0:
+            return x, state
+
+        def step(state: Tensors, now: tuple[Any, ...]) -> tuple[Tensors, Tensors]:
+            y, after = self._step(now[0], (state[0], state[1]), now[1])
+            return after, (y,)
+
+        (h, s), (y,) = walk(step, state, (affine(x, self.weight_ih, self.bias), None if mask is None else mask[..., None]))
+        return y, (h, s)
 
     def gate_values(self, x: Tensor, state: State, mask: Tensor | None = None) -> list[Gate]:
         """The gates over a chunk; of ``original`` none keeps anything, for nothing is forgotten, and of ``coupled`` the input gate does."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from assay.nn.linear import Linear
 from assay.nn.mixer import StreamingMixer
 from assay.ops.linear_recurrence import linear_recurrence
+from assay.ops.loop import Tensors, walk
 
 OUTPUTS = ("identity", "sigmoid", "softmax")
 
@@ -53,16 +56,19 @@ class Jordan(StreamingMixer):
     def scan(self, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mix a chunk (batch, length, width), continuing from ``state``."""
         self._check(x, x)
-        outputs = []
-        for position, inputs in enumerate(self.input_weight(x).unbind(1)):
-            y = self._answer(inputs, state)
-            after = self.trace * state + y
-            if mask is not None:
-                real = mask[:, position, None]
-                y, after = torch.where(real, y, 0.0), torch.where(real, after, state)
-            outputs.append(y)
-            state = after
-        return (torch.stack(outputs, 1) if outputs else x), state
+        if x.shape[1] == 0:
+            return x, state
+
+        def step(state: Tensors, now: tuple[Any, ...]) -> tuple[Tensors, Tensors]:
+            (traces,), (inputs, real) = state, now
+            y = self._answer(inputs, traces)
+            after = self.trace * traces + y
+            if real is not None:
+                y, after = torch.where(real, y, 0.0), torch.where(real, after, traces)
+            return (after,), (y,)
+
+        (state,), (y,) = walk(step, (state,), (self.input_weight(x), None if mask is None else mask[..., None]))
+        return y, state
 
     def teacher_forced(self, x: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
         """The outputs (batch, length, width) when the context holds ``target`` (batch, length, width) instead of the outputs before."""

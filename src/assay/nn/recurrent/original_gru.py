@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from assay.measure import register_flops
 from assay.nn.mixer import StreamingMixer
 from assay.nn.recurrent.gates import Gate, states_around
+from assay.ops.loop import Tensors, walk
 
 State = tuple[Tensor]
 
@@ -50,16 +51,22 @@ class OriginalGRU(StreamingMixer):
         """Mix a chunk (batch, length, width), continuing from ``state``."""
         if x.ndim != 3 or x.shape[-1] != self.width:
             raise ValueError(f"x must have shape (batch, length, {self.width}), got {tuple(x.shape)}")
-        gates, new = self.weight_hh.split((2 * self.width, self.width))
-        (h,), outputs = state, []
-        for position, own in enumerate(nn.functional.linear(x, self.weight_ih, self.bias).unbind(1)):
+        if x.shape[1] == 0:
+            return x, state
+
+        def step(state: Tensors, now: tuple[Any, ...]) -> tuple[Tensors, Tensors]:
+            (h,), (own, real) = state, now
+            gates, new = self.weight_hh.split((2 * self.width, self.width))
             reset, update = torch.sigmoid(own[:, : 2 * self.width] + h @ gates.T).chunk(2, -1)
             fresh = torch.tanh(own[:, 2 * self.width :] + (reset * h) @ new.T)
             after = fresh + update * (h - fresh)
-            real = None if mask is None else mask[:, position, None]
-            outputs.append(after if real is None else torch.where(real, after, 0.0))
-            h = after if real is None else torch.where(real, after, h)
-        return (torch.stack(outputs, 1) if outputs else x), (h,)
+            if real is None:
+                return (after,), (after,)
+            return (torch.where(real, after, h),), (torch.where(real, after, 0.0),)
+
+        own = nn.functional.linear(x, self.weight_ih, self.bias)
+        (h,), (y,) = walk(step, state, (own, None if mask is None else mask[..., None]))
+        return y, (h,)
 
     def gate_values(self, x: Tensor, state: State, mask: Tensor | None = None) -> list[Gate]:
         """Reset and update gate over a chunk."""
