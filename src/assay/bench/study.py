@@ -18,11 +18,12 @@ from assay.bench.executors import Event, Executor, InProcess, Workers
 from assay.bench.jobs import Jobs
 from assay.bench.live import View, recognised
 from assay.bench.measuring import measured
-from assay.bench.plan import ADVISED, PLAIN, STUDY_SETTINGS, Plan, absolute, digest_of, sources_of
+from assay.bench.plan import ADVISED, PLAIN, STUDY_SETTINGS, Plan, absolute, digest_of, model_options, shown, sources_of
 from assay.bench.selection import divided, networks_for
 from assay.bench.statistics import Comparison, Verdict
 from assay.contracts import Evaluation, Task
 from assay.errors import UserError
+from assay.models import build
 from assay.models.estimators import baselines_for
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def _plan(name: str, opening: dict[str, Any], task: Task, given: dict[str, Any],
         axis=axis,
         sources=sources,
     )
-    _check_axis(plan)
+    _check_axis(plan, task)
     if given["advised"]:
         from assay.bench.advising import advised_settings
 
@@ -324,7 +325,7 @@ def _positive(name: str, value: int) -> int:
     return int(value)
 
 
-def _check_axis(plan: Plan) -> None:
+def _check_axis(plan: Plan, task: Task) -> None:
     for name, values in plan.axis.items():
         if name == ADVISED:
             raise UserError("advised is not an axis: add --advised.")
@@ -332,6 +333,21 @@ def _check_axis(plan: Plan) -> None:
             raise UserError(f"The axis {name} has no values.")
         if name in STUDY_SETTINGS and not all(isinstance(value, (int, float)) and value > 0 for value in values):
             raise UserError(f"The axis {name} needs positive numbers, got {', '.join(map(str, values))}.")
+        if name in model_options(plan.axis) and name != "init" and plan.models:
+            for value in values:
+                _check_option(name, value, plan, task)
+
+
+def _check_option(name: str, value: Any, plan: Plan, task: Task) -> None:
+    """Refuse what every network of the study would fail with; what one of them can be is run, and is a failed row for the others."""
+    reasons = []
+    for model in plan.models:
+        try:
+            build(model, task.signature, plan.parameters, **{name: value})
+            return
+        except (UserError, ValueError, TypeError) as error:
+            reasons.append(f"{shown(model)}: {str(error).rstrip('.')}")
+    raise UserError(f"No network of this study can be built with {name}={value} ({'; '.join(reasons[:3])}): correct --axis {name}.")
 
 
 # ------------------------------------------------------------------------------------------------ training
