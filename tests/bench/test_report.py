@@ -303,6 +303,14 @@ def test_front_agrees_with_the_definition():
         assert {points[i] for i in front} == {p for p, lost in zip(points, beaten, strict=True) if not lost}
 
 
+def test_a_scale_of_ties_at_the_top_shows_what_lies_below():
+    """Five models that are all right leave nothing to magnify: the others are on the scale, not arrows at its end."""
+    marks = [Mark(str(place), 1, value, value, value) for place, value in enumerate((1, 1, 1, 1, 1, 0.938, 0.917))]
+    scale = quality_scale(marks, "max", 0, 100)
+    assert [scale.side(mark.value) for mark in marks] == [0] * 7
+    assert scale.low < 0.917
+
+
 def test_ticks_are_round_and_inside():
     for low, high in ((0, 1), (0.93, 0.99), (-3, 12), (1e-6, 2e-6)):
         ticks = Scale(low, high, 0, 100).ticks(5)

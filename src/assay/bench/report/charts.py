@@ -48,13 +48,16 @@ def quality_scale(entries: Sequence[Any], direction: str, start: float, end: flo
     """A scale for values and intervals on which the good models can be told apart.
 
     What is far worse than the rest (a majority vote, a run that learnt nothing) lies beyond its end and is drawn there as an arrow: past
-    the best by more than four times the distance from the best to the middle.
+    the best by more than four times the distance from the best to the middle. Where most are exactly as good as the best, the middle is
+    that of the others.
     """
     values = sorted((e.value for e in entries if math.isfinite(e.value)), reverse=direction == "max")
     best, middle = values[0], statistics.median(values)
     half = max(
         (abs(e.high - e.low) / 2 for e in entries if e.value == best and math.isfinite(e.low) and math.isfinite(e.high)), default=0.0
     )
+    if middle == best and not half:
+        middle = statistics.median([value for value in values if value != best] or [best])
     reach = 4 * max(abs(best - middle), half, 1e-9 * abs(best))
     near = [e for e in entries if math.isfinite(e.value) and abs(e.value - best) <= reach]
     ends = [value for e in near for value in (e.value, e.low, e.high) if math.isfinite(value) and abs(value - best) <= 1.5 * reach]
