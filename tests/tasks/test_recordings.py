@@ -90,6 +90,29 @@ def test_folders_of_years_and_a_named_target_are_pieces_of_one_table(tmp_path: P
     assert any("read as one" in said for said in tasks.open(tmp_path / "pumps", task="values", target="flow").notes)
 
 
+def test_parts_of_one_table_are_not_its_classes(tmp_path: Path) -> None:
+    """train/ and test/ with tables in each divide the rows, as they did before recordings were known."""
+    for part in ("train", "validation", "test"):
+        written(tmp_path / part, "a", 4)
+        for file in (tmp_path / part / "a").iterdir():
+            file.rename(tmp_path / part / file.name)
+        (tmp_path / part / "a").rmdir()
+    task = tasks.open(tmp_path, task="values", target="flow")
+    assert not isinstance(tasks.open(tmp_path).signature.input, Series)
+    assert [task.size(part) for part in ("train", "validation", "test")] == [86, 86, 86]
+
+
+def test_a_column_called_like_a_target_keeps_the_answer_in_the_rows(tmp_path: Path) -> None:
+    for file in written(tmp_path / "sites").glob("*/*.csv"):
+        pd.read_csv(file).rename(columns={"flow": "outcome"}).to_csv(file, index=False)
+    assert not isinstance(tasks.open(tmp_path / "sites").signature.input, Series)
+
+
+def test_a_misspelt_time_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tme"):
+        tasks.open(written(tmp_path / "pumps"), time="tme")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -345,8 +345,8 @@ def _check_option(name: str, value: Any, plan: Plan, task: Task) -> None:
         try:
             build(model, task.signature, plan.parameters, **{name: value})
             return
-        except (UserError, ValueError, TypeError) as error:
-            reasons.append(f"{shown(model)}: {str(error).rstrip('.')}")
+        except Exception as error:  # whatever it is, it would end every run
+            reasons.append(f"{shown(model)}: {(str(error) or type(error).__name__).rstrip('.')}")
     raise UserError(f"No network of this study can be built with {name}={value} ({'; '.join(reasons[:3])}): correct --axis {name}.")
 
 

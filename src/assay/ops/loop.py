@@ -39,9 +39,8 @@ def walk(step: Step, state: Sequence[Tensor], inputs: Sequence[Tensor | None]) -
     if torch.compiler.is_exporting() and present[0].shape[1] >= SHORT and _graphs_hold_loops():
         return _scanned(lambda carried, position: step(carried, at(position)), tuple(state), present)
     current, outputs = tuple(state), []
-    for position in zip(
-        *(part.unbind(1) for part in present), strict=True
-    ):  # an index a position would have a whole tensor as its gradient
+    # unbind, not an index a position: the gradient of each index would be a tensor as large as all of them
+    for position in zip(*(part.unbind(1) for part in present), strict=True):
         current, given = step(current, at(position))
         outputs.append(given)
     return current, tuple(torch.stack(parts, 1) for parts in zip(*outputs, strict=True))

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from assay.tasks.base import ArrayTask
+from assay.tasks.checks import SPLIT_NAMES
 from assay.tasks.encoders import finite
 from assay.tasks.moments import moments_of
 from assay.tasks.options import Options
-from assay.tasks.recognition import TIME_NAMES
+from assay.tasks.recognition import TARGET_NAMES, TIME_NAMES, find_column
 from assay.tasks.roles import Column, detect
 from assay.tasks.rules import note, refuse, some
 from assay.tasks.series import Collection, collection_task
@@ -33,14 +34,18 @@ class _Columns:
 def are_recordings(frames: Mapping[str, pd.DataFrame], options: Options) -> bool:
     """Whether tables in sub-folders are a series each: several a folder, with the same columns, of numbers alone beside a time.
 
-    Sub-folders called like years hold pieces of one table, and so does whatever has a target, a group or another task.
+    Sub-folders called like years or parts (train, test …) hold pieces of one table, and so does whatever has a target, a group or another
+    task, or a column called like a target: the answer is then in the rows, not in the folder's name.
     """
     if options.task not in (None, "series") or options.target or options.group or options.horizon:
         return False
     folders = {name.rpartition("/")[0] for name in frames}
-    if "" in folders or len(folders) < 2 or all(_YEAR.fullmatch(folder.rpartition("/")[2]) for folder in folders):
+    last = {folder.rpartition("/")[2] for folder in folders}
+    if "" in folders or len(last) < 2 or all(_YEAR.fullmatch(name) or name.lower() in SPLIT_NAMES for name in last):
         return False
     first = set(next(iter(frames.values())).columns)
+    if any(name.lower() in TARGET_NAMES and name.lower() != "y" for name in first):  # y is an axis as often as an answer
+        return False
     if len(frames) < FEWEST * len(folders) or any(set(frame.columns) != first or len(frame) < 2 for frame in frames.values()):
         return False
     return _columns(detect(_whole(frames)), frames, options) is not None
@@ -84,7 +89,9 @@ def _whole(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def _columns(columns: Mapping[str, Column], frames: Mapping[str, pd.DataFrame], options: Options) -> _Columns | None:
     """The time and the channels; None where a column holds words, or none holds numbers."""
-    times = [options.time] if options.time in columns else [name for name in columns if _is_time(columns[name], frames)]
+    times = [name for name in columns if _is_time(columns[name], frames)]
+    if options.time:
+        times = [find_column(options.time, list(columns), "time", options.path)]
     channels = [name for name in columns if name not in times[:1]]
     if not channels or any(columns[name].role not in NUMBERS or columns[name].is_words for name in channels):
         return None
