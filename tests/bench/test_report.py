@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from assay.bench.report import collect, write_report
 from assay.bench.report.charts import Mark, front_chart, pareto_front, quality_scale
@@ -20,6 +21,7 @@ from assay.bench.report.words import count, milliseconds, seconds, shortened, si
 from assay.contracts import Evaluation
 from assay.errors import UserError
 from assay.tasks.synthetic.in_context_languages import in_context_languages
+from assay.tasks.synthetic.recall import multi_query_recall
 
 from . import made_study
 
@@ -365,4 +367,13 @@ def test_batches_that_end_with_their_longest_example_are_shown_too():
     longest = max(batch["target"].shape[1] for batch in task.batches("test", 256))
     found = collect(task, {"m": Evaluation({}, np.linspace(0, 1, 300), np.zeros((300, longest + 5), dtype=int))})
     assert len(found["examples"]) == 4
-    assert all("positions right" in example["predictions"]["m"] for example in found["examples"])
+    assert all("of its positions" in example["predictions"]["m"] for example in found["examples"])
+
+
+def test_only_positions_that_are_asked_for_count_as_right():
+    """A model that answers every query of a recall task is told as right, whatever it says where nothing is asked."""
+    task = multi_query_recall(((16, 2),), 32, train=8, test=8)
+    split = task.splits["test"]
+    answers = torch.where(split["target_mask"], split["target"], split["target"] + 1).numpy()
+    found = collect(task, {"m": Evaluation({}, np.linspace(0, 1, 8), answers)})
+    assert {example["predictions"]["m"] for example in found["examples"]} == {"100\u202f% of its positions right"}

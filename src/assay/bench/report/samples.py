@@ -15,6 +15,7 @@ from torch import Tensor
 from assay.bench.report.pictures import png_data_uri
 from assay.contracts import Class, Evaluation, Image, NextTokens, Pair, Series, Signature, Table, Task, Tokens, TokenSequence, Values
 from assay.models.estimators.base import gather
+from assay.tasks.base import target_mask
 from assay.tasks.text import decode
 
 EXAMPLES_A_GROUP = 6
@@ -117,11 +118,11 @@ def _example(
 ) -> dict[str, Any]:
     names = getattr(task, "source", {}).get("names") or []
     example: dict[str, Any] = {"group": group, "index": index, "name": str(names[index]) if index < len(names) else ""}
-    example |= _answers(task, targets[index], {name: values[index] for name, values in known.items()})
+    example |= _answers(task, inputs, targets[index], {name: values[index] for name, values in known.items()})
     return example | _shown_input(task, task.signature.input, inputs, "")
 
 
-def _answers(task: Task, truth: np.ndarray, predicted: dict[str, np.ndarray]) -> dict[str, Any]:
+def _answers(task: Task, inputs: dict[str, Tensor], truth: np.ndarray, predicted: dict[str, np.ndarray]) -> dict[str, Any]:
     """Truth and predictions of one example; where there is one a position, the share that is right stands for them."""
     signature = task.signature
     if signature.multi_label:
@@ -129,8 +130,8 @@ def _answers(task: Task, truth: np.ndarray, predicted: dict[str, np.ndarray]) ->
         named = {name: ", ".join(np.array(labels)[np.asarray(values) > 0]) for name, values in {"": truth, **predicted}.items()}
         return {"truth": named.pop("") or "none", "predictions": {name: text or "none" for name, text in named.items()}}
     if isinstance(signature.output, NextTokens) or (isinstance(signature.output, Class) and np.ndim(truth)):
-        shares = {name: _share_right(np.asarray(values), truth) for name, values in predicted.items()}
-        return {"truth": "", "predictions": {name: f"{100 * share:.0f}\u202f% of its positions right" for name, share in shares.items()}}
+        asked = target_mask({name: tensor[None] for name, tensor in inputs.items()})[0].cpu().numpy()
+        return {"truth": "", "predictions": {name: _share_right(np.asarray(values), truth, asked) for name, values in predicted.items()}}
     if isinstance(signature.output, TokenSequence) and hasattr(task, "texts"):
         named = {name: _cut(_written(task, values)) for name, values in {"": truth, **predicted}.items()}
         return {"truth": named.pop(""), "predictions": named}
@@ -142,10 +143,11 @@ def _written(task: Any, symbols: np.ndarray) -> str:
     return task.texts(torch.from_numpy(np.asarray(symbols))[None])[0] or "nothing"
 
 
-def _share_right(values: np.ndarray, truth: np.ndarray) -> float:
-    """Over the positions that both have: batches may end with their longest example, and predictions with the longest of all."""
-    length = min(len(values), len(truth))
-    return float(np.mean(values[:length] == truth[:length]))
+def _share_right(values: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> str:
+    """Over the asked positions that all have: batches may end with their longest example, and predictions with the longest of all."""
+    length = min(len(values), len(truth), len(asked))
+    right = (values[:length] == truth[:length])[asked[:length]]
+    return f"{100 * right.mean():.0f}\u202f% of its positions right" if right.size else "none of its positions asked for"
 
 
 def _inputs(task: Task, wanted: set[int]) -> dict[int, dict[str, Tensor]]:
