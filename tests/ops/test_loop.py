@@ -67,3 +67,19 @@ def test_graphs_of_recurrences_do_not_grow_with_the_length(name: str) -> None:
     mixer = registry.resolve("mixer", name)(8).eval()
     short, long = (len(exported(mixer, torch.randn(2, length, 8)).graph.nodes) for length in (20, 60))
     assert short == long
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), [("neural-memory", {"chunk": 2}), ("titans-mac", {"segment": 2})])
+def test_graphs_of_memories_do_not_grow_with_the_length(name: str, options: dict[str, int]) -> None:
+    """They walk over chunks, not positions; the last, unfinished chunk is read, too."""
+    torch.manual_seed(0)
+    mixer = registry.resolve("mixer", name)(8, **options).double().eval()
+    counts = []
+    for length in (33, 41):
+        program = exported(mixer, torch.randn(2, length, 8, dtype=torch.float64))
+        x = torch.randn(3, length, 8, dtype=torch.float64)
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(x), mixer(x), rtol=0, atol=1e-9)
+        counts.append(len(program.graph.nodes))
+    assert counts[0] == counts[1]

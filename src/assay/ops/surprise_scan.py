@@ -35,6 +35,7 @@ from torch import Tensor
 
 from assay.ops.compaction import Compaction
 from assay.ops.linear_attention import SMALLEST_LOG_DECAY, decay_ratios, in_chunks
+from assay.ops.loop import Tensors, walk
 
 Implementation = Literal["auto", "recurrent", "chunked"]
 Gates = Literal["token", "chunk"]
@@ -328,39 +329,43 @@ def _chunked(
     limit: float | None,
     gain: Tensor | None,
 ) -> tuple[Tensor, Weights, Weights]:
-    rates = _rates(chunks, gates, read)
-    ends = [rate.unbind(2) for rate in (rates.end_keep, rates.end_carry, rates.end_write, rates.momentum, rates.added)]
-    starts, starts_of_surprise, inputs, errors = [], [], [], []
-    for place, (keys, values, keep, carry, write, momentum, added) in enumerate(
-        zip(chunks.keys.unbind(2), chunks.values.unbind(2), *ends, strict=True)
-    ):
-        entering, wrong = gradient_factors(weights, keys, values, gain)
-        if limit is not None:
-            wrong = _limited(entering, wrong, limit)
-        starts.append(weights)
-        starts_of_surprise.append(surprise)
-        inputs.append(entering)
-        errors.append(wrong)
-        if isinstance(complete, int) and place >= complete:
-            break  # the last chunk is still pending
-        moved = _moved(weights, surprise, entering, wrong, (keep, carry, write, momentum, added))
-        if isinstance(complete, Tensor):
-            moved = _where(complete[:, place], moved, (weights, surprise))
-        weights, surprise = moved
+    rates, layers = _rates(chunks, gates, read), len(weights)
+
+    def learnt(state: Tensors, keys: Tensor, values: Tensor) -> Tensors:
+        entering, wrong = gradient_factors(state[:layers], keys, values, gain)
+        return (*state, *entering, *(wrong if limit is None else _limited(entering, wrong, limit)))
+
+    def step(state: Tensors, position: tuple[Any, ...]) -> tuple[Tensors, Tensors]:
+        keys, values, *ends, full = position
+        found = learnt(state, keys, values)
+        before = (state[:layers], state[layers:])
+        moved = _moved(*before, found[-2 * layers : -layers], found[-layers:], ends)
+        moved = moved if full is None else _where(full, moved, before)
+        return (*moved[0], *moved[1]), found
+
+    state, pending = (*weights, *surprise), isinstance(complete, int) and complete < chunks.keys.shape[2]
+    if pending and complete == 0:  # a step of a stream
+        found = tuple(part[:, None] for part in learnt(state, chunks.keys[:, :, 0], chunks.values[:, :, 0]))
+    else:
+        ends = (rates.end_keep, rates.end_carry, rates.end_write, rates.momentum, rates.added)
+        inputs = [part.transpose(1, 2) for part in (chunks.keys, chunks.values, *ends)]
+        state, found = walk(step, state, [*inputs, complete if isinstance(complete, Tensor) else None])
+        # a copy, or the state would keep all boundaries in memory
+        state = tuple(part[:, complete].clone() for part in found[: len(state)]) if pending else state
+    starts, factors = found[: len(state)], found[len(state) :]
     outputs = chunks.queries
-    for layer in range(len(weights)):
+    for layer in range(layers):
         outputs = F.gelu(outputs) if layer else outputs
-        a, g = (torch.stack([factors[layer] for factors in found], 2) for found in (inputs, errors))
-        read_out = rates.keep[..., None] * (outputs @ torch.stack([start[layer] for start in starts], 2))
+        start, a, g = (part.transpose(1, 2) for part in (starts[layer], factors[layer], factors[layers + layer]))
+        read_out = rates.keep[..., None] * (outputs @ start)
         if surprise:
-            moving = torch.stack([start[layer] for start in starts_of_surprise], 2)
-            read_out = read_out + rates.carry[..., None] * (outputs @ moving)
+            read_out = read_out + rates.carry[..., None] * (outputs @ starts[layers + layer].transpose(1, 2))
         outputs = read_out - (outputs @ a.transpose(-1, -2) * rates.write) @ g
-    return _added(chunks.queries, outputs, gain), weights, surprise
+    return _added(chunks.queries, outputs, gain), state[:layers], state[layers:]
 
 
 def _moved(
-    weights: Weights, surprise: Weights, inputs: list[Tensor], errors: list[Tensor], rates: tuple[Tensor, ...]
+    weights: Weights, surprise: Weights, inputs: Sequence[Tensor], errors: Sequence[Tensor], rates: Sequence[Tensor]
 ) -> tuple[Weights, Weights]:
     """Weights and surprise at the chunk's end."""
     keep, carry, momentum = (rates[index][..., None, None] for index in (0, 1, 3))

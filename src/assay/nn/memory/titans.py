@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from assay.nn.attention.cache import CacheState
 from assay.nn.attention.cached import Positions
@@ -20,6 +21,7 @@ from assay.nn.attention.packed import packed
 from assay.nn.attention.persistent import PersistentAttention
 from assay.nn.memory.neural_memory import NeuralMemory, NeuralMemoryState
 from assay.nn.mixer import StreamingMixer
+from assay.ops.loop import Tensors, walk
 from assay.ops.surprise_scan import SurpriseState
 
 
@@ -197,14 +199,24 @@ class MemoryAsContext(StreamingMixer):
 
     def _forward_packed(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Rows whose real positions are the first ``lengths``: all segments begin at the same places, and attention needs no cache."""
-        memory, outputs = self.memory.initial_state(x.shape[0]), []
-        for start in range(0, x.shape[1], self.segment):
-            part, real = x[:, start : start + self.segment], None
-            if lengths is not None:
-                real = torch.arange(start, start + part.shape[1], device=x.device) < lengths[:, None]
+        leaves, structure = pytree.tree_flatten(self.memory.initial_state(x.shape[0]))
+
+        def step(state: Tensors, position: tuple[Any, ...]) -> tuple[Tensors, Tensors]:
+            part, real = position
+            memory = pytree.tree_unflatten(state, structure)
             y = self.attention(self._pairs(part, memory), None if real is None else real.repeat_interleave(2, 1))[:, 1::2]
             read, memory = self.memory.scan(y, memory, real)
-            outputs.append(self.gate(y, read))
+            return tuple(pytree.tree_leaves(memory)), (self.gate(y, read),)
+
+        real = None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        whole, state, outputs = x.shape[1] - x.shape[1] % self.segment, tuple(leaves), []
+        if whole:
+            segments = [None if part is None else part[:, :whole].unflatten(1, (-1, self.segment)) for part in (x, real)]
+            state, (y,) = walk(step, state, segments)
+            outputs.append(y.flatten(1, 2))
+        if whole < x.shape[1]:
+            _, last = step(state, (x[:, whole:], None if real is None else real[:, whole:]))
+            outputs.extend(last)
         return torch.cat(outputs, 1) if outputs else x
 
     def _pairs(self, x: Tensor, memory: NeuralMemoryState) -> Tensor:
