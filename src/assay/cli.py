@@ -236,7 +236,7 @@ def reproduce(
     scale: Annotated[str, typer.Option(help="smoke (seconds), laptop (minutes) or paper (as published).")] = "laptop",
     claim: Annotated[list[str] | None, typer.Option(help="Only this claim; may be given several times.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the results as JSON.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Run claims that already have a result.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Run claims that have a result of this very code, too.")] = False,
     output: Output = None,
 ) -> None:
     """Run a paper's headline claims and print what was measured beside what was published."""

@@ -46,10 +46,19 @@ def test_finished_claims_are_not_run_twice_unless_asked(paper):
     assert RUNS[-1] == "laptop"  # another scale is another result
 
 
+def test_a_result_of_other_code_is_made_anew(paper):
+    (row,) = reproduce("fake", scale="smoke", claims=["good"], output=paper).to_dict("records")
+    (file,) = paper.rglob("good.json")
+    for other in ({**row, "code": "0.0.1+0"}, {key: value for key, value in row.items() if key != "code"}):
+        file.write_text(json.dumps(other))
+        assert list(reproduce("fake", scale="smoke", claims=["good"], output=paper)["code"]) == [row["code"]]
+    assert len(RUNS) == 3
+
+
 def test_json_has_the_documented_fields(paper):
     write_json(reproduce("fake", scale="smoke", output=paper), paper / "claims.json")
     rows = json.loads((paper / "claims.json").read_text())
-    fields = {"slug", "claim", "source", "paper", "measured", "spread", "verdict", "reason", "scale", "seeds", "seconds"}
+    fields = {"slug", "claim", "source", "paper", "measured", "spread", "verdict", "reason", "scale", "seeds", "seconds", "code"}
     assert fields <= set(rows[0])
     assert rows[0]["measured"] == {"accuracy": 0.5}
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +22,7 @@ SCALES = ("smoke", "laptop", "paper")
 
 @dataclass
 class ClaimResult:
-    """One row of a claims table: what the paper says beside what was measured here."""
+    """One row of a claims table: what the paper says beside what was measured here, and by which code."""
 
     slug: str
     claim: str
@@ -33,6 +36,7 @@ class ClaimResult:
     scale: str
     seeds: int
     seconds: float
+    code: str
 
 
 def reproduce(
@@ -44,7 +48,7 @@ def reproduce(
     again: bool = False,
     on_result: Callable[[ClaimResult], None] | None = None,
 ) -> pd.DataFrame:
-    """Run the claims of one paper, or of ``all``; finished claims of an interrupted call are not run again.
+    """Run the claims of one paper, or of ``all``; claims that this very code has finished in an interrupted call are not run again.
 
     Args:
         paper: a paper's slug, or ``all``.
@@ -91,8 +95,8 @@ def _chosen(paper: Paper, claims: list[str] | None) -> list[Claim]:
 
 
 def _kept(file: Path, paper: Paper, claim: Claim, scale: Scale, again: bool) -> ClaimResult:
-    if file.exists() and not again:
-        return ClaimResult(**json.loads(file.read_text()))
+    if file.exists() and not again and (found := json.loads(file.read_text())).get("code") == _code():
+        return ClaimResult(**found)
     started = time.perf_counter()
     try:
         measured = claim.experiment(scale)
@@ -113,6 +117,7 @@ def _kept(file: Path, paper: Paper, claim: Claim, scale: Scale, again: bool) -> 
         scale=scale,
         seeds=measured.seeds,
         seconds=round(time.perf_counter() - started, 1),
+        code=_code(),
     )
     if measured.verdict in ("holds", "fails") or result.seconds > 1:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -120,3 +125,12 @@ def _kept(file: Path, paper: Paper, claim: Claim, scale: Scale, again: bool) -> 
         partial.write_text(json.dumps(asdict(result), default=float))
         partial.replace(file)
     return result
+
+
+@cache
+def _code() -> str:
+    """The package's version with a digest of its files: a result of other code is not this code's."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for path in package.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return f"{version('assay')}+{digest.hexdigest()[:12]}"
