@@ -7,6 +7,7 @@ Runs as a mkdocs hook before every build, or by hand:
                                         docs/data/forms.json; what stands there of others is kept
     python docs/generate.py --predict   first let theory make ten predictions and put them to the test, into docs/data/predictions.json
     python docs/generate.py --advice STUDY …    read studies made with --advised into docs/data/advice.json
+    python docs/generate.py --tracking STUDY …  read studies of the same models on several tasks into docs/data/tracking.json
     python docs/generate.py --measure   first measure parameters, operations and time of every mixer and model into docs/data/timings.json
     python docs/generate.py --add-report STUDY NAME     copy a study's report into the gallery, with a picture of its first screen
 """
@@ -52,6 +53,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         "<!-- ideas -->": ideas_table,
         "<!-- predictions -->": predictions_table,
         "<!-- advice -->": advice_table,
+        "<!-- tracking -->": tracking_table,
     }
     for place, content in places.items():
         if place in markdown:
@@ -285,6 +287,33 @@ def _settings(folder: Path) -> dict[str, Any]:
     from assay.bench.plan import Plan
 
     return Plan.from_toml((folder / "study.toml").read_text(), folder / "study.toml").advice["mlp"]
+
+
+def tracking_table() -> str:
+    """What `--tracking` read last: models by tasks, the best on average first."""
+    found = _json(DATA / "tracking.json")
+    if found is None:
+        return "Not measured yet: `python docs/generate.py --tracking STUDY …`."
+    names = [name for name in found[0]["values"] if all(name in row["values"] for row in found)]
+    names.sort(key=lambda name: -sum(row["values"][name][0] for row in found))
+    shown = [
+        {"model": name, **{row["data"]: "{:.3f} ({:.3f} to {:.3f})".format(*row["values"][name]) for row in found}} for name in names
+    ]
+    return "\n".join([_table(shown), "", *(f"- {row['data']}: {row['description']} {row['budget']}" for row in found)])
+
+
+def record_tracking(studies: list[Path]) -> None:
+    """Read studies of the same models on several tasks into docs/data/tracking.json."""
+    import pandas as pd
+
+    found = []
+    for folder in studies:
+        board = pd.read_csv(folder / "leaderboard.csv")
+        task = json.loads((folder / "samples.json").read_text(encoding="utf-8"))["task"]
+        values = {str(row.model): [float(row.value), float(row.low), float(row.high)] for row in board.itertuples()}
+        runs = f"{int(board['runs'].max())} runs a model; {board['metric'][0]} on the test split with its 95 % interval."
+        found.append({"data": task["name"], "description": task["description"] + ".", "budget": runs, "values": values})
+    (DATA / "tracking.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def ideas_table() -> str:
@@ -562,6 +591,8 @@ if __name__ == "__main__":
         (DATA / "predictions.json").write_text(json.dumps(predictions.measure(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if sys.argv[1:2] == ["--advice"]:
         record_advice([Path(folder) for folder in sys.argv[2:]])
+    if sys.argv[1:2] == ["--tracking"]:
+        record_tracking([Path(folder) for folder in sys.argv[2:]])
     if sys.argv[1:2] == ["--add-report"]:
         add_report(Path(sys.argv[2]), sys.argv[3])
     write_pages()
