@@ -332,6 +332,7 @@ def _chunked(
     rates, layers = _rates(chunks, gates, read), len(weights)
 
     def learnt(state: Tensors, keys: Tensor, values: Tensor) -> Tensors:
+        """Weights and surprise at a chunk's beginning, what enters each layer, and the errors there."""
         entering, wrong = gradient_factors(state[:layers], keys, values, gain)
         return (*state, *entering, *(wrong if limit is None else _limited(entering, wrong, limit)))
 
