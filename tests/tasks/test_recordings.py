@@ -116,7 +116,7 @@ def test_a_misspelt_time_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda frame: frame.drop(columns="flow"), "no column of numbers beside the missing 'flow'"),
+        (lambda frame: frame.drop(columns="flow"), "no column 'flow', which the model was trained on: add it"),
         (lambda frame: frame.assign(flow=[np.inf, *frame["flow"][1:]]), "'flow'"),
         (lambda frame: frame.assign(time=[np.nan, *frame["time"][1:]]), "row 1, column 'time' holds no time"),
     ],

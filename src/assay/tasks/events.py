@@ -16,8 +16,9 @@ from assay.tasks.base import ArrayTask
 from assay.tasks.forecasts import flights_file
 from assay.tasks.moments import moments_of
 from assay.tasks.options import Options
+from assay.tasks.recognition import find_column
 from assay.tasks.roles import as_strings
-from assay.tasks.rules import note, refuse
+from assay.tasks.rules import note, refuse, some
 from assay.tasks.splitting import divide_in_order
 from assay.tasks.targets import class_codes, known_classes
 
@@ -129,9 +130,11 @@ def open_events(frame: pd.DataFrame, options: Options) -> EventTask:
     group = group or ("case" if "case" in names else None)
     time = time or ("time" if "time" in names else names[0])
     target = target or ("mark" if "mark" in names else names[-1])
-    lost = [name for name in (group, time, target) if name is not None and name not in names]
-    if lost:
-        raise refuse("no-value-column", path=path, others=f"the missing {lost[0]!r}")
+    for name, option in ((group, "group"), (time, "time-column"), (target, "target")):
+        if name is not None and encoding is None:
+            find_column(name, names, option, path)
+        elif name is not None and name not in names:
+            raise refuse("lost-column", path=path, column=name, names=some(names, 12))
     moments = moments_of(frame[time], path, time)
     if encoding is None:
         marks, labels = class_codes(frame[target])

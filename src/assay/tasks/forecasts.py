@@ -17,7 +17,7 @@ from assay.tasks.base import ArrayTask
 from assay.tasks.moments import moments_of, places_on_grid, step_in_words
 from assay.tasks.options import Options
 from assay.tasks.roles import column_of
-from assay.tasks.rules import counted, note, refuse
+from assay.tasks.rules import counted, note, refuse, some
 from assay.tasks.splitting import divide_in_order
 
 HISTORY = 4
@@ -284,7 +284,7 @@ def _new_forecast(frame: pd.DataFrame, path: object, encoding: dict[str, Any]) -
     time, group = encoding["time"], encoding["group"]
     missing = [name for name in (*encoding["channels"], time, group) if name and name not in frame.columns]
     if missing:
-        raise refuse("no-value-column", path=path, others=f"the missing {missing[0]!r}")
+        raise refuse("lost-column", path=path, column=missing[0], names=some([str(name) for name in frame.columns], 12))
     stretches, notes = _stretches(frame, encoding["channels"], path, group, time)
     shortest = min(len(stretch.values) for stretch in stretches)
     if shortest < context:

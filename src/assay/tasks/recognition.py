@@ -70,7 +70,7 @@ def plan(frame: pd.DataFrame, columns: dict[str, Column], options: Options) -> P
     result = Plan("table", [], [])
     result.split = next((name for name in names if _is_split(name, frame)), None) if options.given is None else None
     group = find_column(options.group, names, "group", options.path) if options.group else None
-    time = find_column(options.time, names, "time", options.path) if options.time else None
+    time = find_column(options.time, names, "time-column", options.path) if options.time else None
     wanted = [find_column(part.strip(), names, "target", options.path) for part in options.target.split(",")] if options.target else []
     rest = [name for name in names if name not in (result.split, group, time)]
 

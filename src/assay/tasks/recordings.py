@@ -71,7 +71,7 @@ def open_recordings(
     for name, frame in frames.items():
         missing = [column for column in columns.channels if column not in frame.columns]
         if missing:
-            raise refuse("no-value-column", path=folder / name, others=f"the missing {missing[0]!r}")
+            raise refuse("lost-column", path=folder / name, column=missing[0], names=some([str(name) for name in frame.columns], 12))
     series = [_numbers(frame, columns, folder / name) for name, frame in frames.items()]
     chosen = None if labels is None else pd.Series(list(labels), dtype=object)
     collection = Collection(options.path, "recordings", series, chosen, columns.channels, list(frames), given=given)
@@ -91,7 +91,7 @@ def _columns(columns: Mapping[str, Column], frames: Mapping[str, pd.DataFrame], 
     """The time and the channels; None where a column holds words, or none holds numbers."""
     times = [name for name in columns if _is_time(columns[name], frames)]
     if options.time:
-        times = [find_column(options.time, list(columns), "time", options.path)]
+        times = [find_column(options.time, list(columns), "time-column", options.path)]
     channels = [name for name in columns if name not in times[:1]]
     if not channels or any(columns[name].role not in NUMBERS or columns[name].is_words for name in channels):
         return None

@@ -22,7 +22,7 @@ from assay.tasks.moments import moments_of
 from assay.tasks.options import Options
 from assay.tasks.recognition import wide_columns
 from assay.tasks.roles import column_of
-from assay.tasks.rules import note, refuse
+from assay.tasks.rules import note, refuse, some
 from assay.tasks.splitting import check_classes, contradictions, divide, label_notes
 from assay.tasks.targets import class_codes, known_classes
 
@@ -105,7 +105,7 @@ def open_wide(frame: pd.DataFrame, options: Options) -> ArrayTask:
         steps, target = encoding["columns"]["steps"], encoding["columns"]["target"]
         missing = [name for name in steps if name not in frame.columns]
         if missing:
-            raise refuse("no-value-column", path=path, others=f"the missing {missing[0]!r}")
+            raise refuse("lost-column", path=path, column=missing[0], names=some([str(name) for name in frame.columns], 12))
     else:
         steps = wide_columns([str(name) for name in frame.columns if name not in (target, group)])
         left = [str(name) for name in frame.columns if name not in (*steps, group)]
