@@ -202,7 +202,7 @@ SEEDS = 3
 PARITY_STEPS = 800
 TRACKERS = ("multi-head-lstm", "slstm", "multi-head-elman", "attention")
 RATES = (1e-2, 5e-3)
-"""At either alone one Elman network in six did not learn, each time another one (0.60 and 0.95 on validation): it is chosen for every run."""
+"""At either alone one Elman network in six did not learn, each time another one (0.60 and 0.95 on validation): it is chosen a run."""
 
 
 @cache
@@ -227,8 +227,8 @@ def _parity(scale: Scale) -> Measured:
     spread = {name: float(np.std(found)) for name, found in runs.items()}
     recurrent = min(min(runs[name]) for name in TRACKERS[:-1])
     reason = (
-        f"{PARAMETERS:,} parameters, {PARITY_STEPS} steps of 64, sequences of 40 bits, judged at positions 41 to 256, {seeds} seeds, the rate of "
-        "each run chosen on validation; "
+        f"{PARAMETERS:,} parameters, {PARITY_STEPS} steps of 64, sequences of 40 bits, judged at positions 41 to 256, {seeds} seeds, "
+        "the rate of each run chosen on validation; "
         f"required: every recurrent run at least 95 % (the worst has {recurrent:.1%}), attention at most 65 % on average"
     )
     return Measured(values, _judged(recurrent >= 0.95 and values["attention"] <= 0.65, scale), reason, spread, seeds)
