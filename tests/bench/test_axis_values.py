@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from assay.bench.advising import advise
 from assay.bench.study import compare
 from assay.errors import UserError
+from assay.tasks.synthetic.state_tracking import parity
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,10 @@ def test_what_one_network_can_have_runs_and_is_a_failed_row_for_the_other(tmp_pa
     rows = {row["model"]: row["status"] for row in study.rows if not row["baseline"]}
     assert rows["attention"] == "done"
     assert rows["lstm"] == "failed"
+
+
+@pytest.mark.parametrize("verb", [compare, advise])
+def test_a_misspelt_argument_beside_a_task_made_in_python_is_refused(verb: Any) -> None:
+    """It is no option of opening, for nothing is opened."""
+    with pytest.raises(TypeError, match="axes: no argument of this call"):
+        verb(parity(8, 12, train=64, test=8), axes={"width": (8, 16)})

@@ -21,6 +21,7 @@ from assay.contracts import Signature, Task
 from assay.errors import UserError
 from assay.inspection.learning_curve import MeasuredCurve
 from assay.models.kernel import registered_dual
+from assay.tasks.options import made_in_python
 from assay.theory.advice import DepthAdvice, advise_depth
 from assay.theory.criticality import Criticality
 from assay.theory.learning_curves import Forecast, fit_learning_curve
@@ -93,7 +94,7 @@ def advise(data: str | Path | Task, *, parameters: int = 200_000, batch_size: in
     """
     if parameters < 1 or batch_size < 1:
         raise UserError(f"parameters and batch size must be at least 1, got {parameters} and {batch_size}.")
-    task = data if not isinstance(data, (str, Path)) else tasks.open(str(data), **opening)
+    task = tasks.open(str(data), **opening) if isinstance(data, (str, Path)) else made_in_python(data, opening)
     trials = KernelTrials(task)
     limits = (trials.constant(), trials.nearest(), trials.linear())
     kernels = tuple(trials.kernel(activation, depth) for activation, depth in itertools.product(ACTIVATIONS, DEPTHS))

@@ -25,6 +25,7 @@ from assay.contracts import Evaluation, Task
 from assay.errors import UserError
 from assay.models import build
 from assay.models.estimators import baselines_for
+from assay.tasks.options import made_in_python
 
 if TYPE_CHECKING:
     import pandas
@@ -213,7 +214,7 @@ def _known_plan(folder: Path) -> Plan | None:
 
 def _open(data: Any, opening: dict[str, Any], known: Plan | None) -> tuple[str, dict[str, Any], Task]:
     if data is not None and not isinstance(data, (str, Path)):
-        return f"python:{data.name}", {}, data
+        return f"python:{data.name}", {}, made_in_python(data, opening)
     opening = {name: value for name, value in opening.items() if value is not None} or (known.opening if known else {})
     name = str(data) if data is not None else (known.data if known else "digits")
     if name.startswith("python:"):

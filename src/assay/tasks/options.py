@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from assay.contracts import Task
 
 
 @dataclass
@@ -41,3 +44,15 @@ class Options:
     def name(self) -> str:
         """Short name of the task: the file's or folder's own."""
         return Path(self.path).stem or Path(self.path).resolve().name
+
+
+def made_in_python(task: Task, opening: Mapping[str, Any]) -> Task:
+    """The task as it is; a misspelt argument of a caller would otherwise pass for an option of opening, and be lost.
+
+    Raises:
+        TypeError: there is an option.
+    """
+    given = [name for name, value in opening.items() if value is not None]
+    if given:
+        raise TypeError(f"{', '.join(given)}: no argument of this call, and {task.name!r} was made in Python: nothing is opened")
+    return task
