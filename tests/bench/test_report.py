@@ -367,7 +367,8 @@ def test_batches_that_end_with_their_longest_example_are_shown_too():
     longest = max(batch["target"].shape[1] for batch in task.batches("test", 256))
     found = collect(task, {"m": Evaluation({}, np.linspace(0, 1, 300), np.zeros((300, longest + 5), dtype=int))})
     assert len(found["examples"]) == 4
-    assert all("of its positions" in example["predictions"]["m"] for example in found["examples"])
+    asked = [row for batch in task.batches("test", 256) for row in batch["target_mask"].any(1).tolist()]
+    assert all(("positions right" in example["predictions"]["m"]) == asked[example["index"]] for example in found["examples"])
 
 
 def test_only_positions_that_are_asked_for_count_as_right():

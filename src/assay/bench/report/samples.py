@@ -131,7 +131,7 @@ def _answers(task: Task, inputs: dict[str, Tensor], truth: np.ndarray, predicted
         return {"truth": named.pop("") or "none", "predictions": {name: text or "none" for name, text in named.items()}}
     if isinstance(signature.output, NextTokens) or (isinstance(signature.output, Class) and np.ndim(truth)):
         asked = target_mask({name: tensor[None] for name, tensor in inputs.items()})[0].cpu().numpy()
-        return {"truth": "", "predictions": {name: _share_right(np.asarray(values), truth, asked) for name, values in predicted.items()}}
+        return {"truth": "", "predictions": {name: _share_in_words(np.asarray(values), truth, asked) for name, values in predicted.items()}}
     if isinstance(signature.output, TokenSequence) and hasattr(task, "texts"):
         named = {name: _cut(_written(task, values)) for name, values in {"": truth, **predicted}.items()}
         return {"truth": named.pop(""), "predictions": named}
@@ -143,7 +143,7 @@ def _written(task: Any, symbols: np.ndarray) -> str:
     return task.texts(torch.from_numpy(np.asarray(symbols))[None])[0] or "nothing"
 
 
-def _share_right(values: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> str:
+def _share_in_words(values: np.ndarray, truth: np.ndarray, asked: np.ndarray) -> str:
     """Over the asked positions that all have: batches may end with their longest example, and predictions with the longest of all."""
     length = min(len(values), len(truth), len(asked))
     right = (values[:length] == truth[:length])[asked[:length]]
