@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.errors import UserError
+from assay.options import refuse_mistyped
 
 TABLE: dict[str, dict[str, str]] = {
     "mixer": {
@@ -353,6 +354,7 @@ def make(kind: str, text: str) -> Any:
     if unknown:
         raise UserError(f"{kind.capitalize()} {name} has no option {unknown[0]!r}: it takes {', '.join(accepted) or 'none'}.")
     try:
+        refuse_mistyped(maker, options)
         return maker(**options)
     except UserError:
         raise

@@ -22,6 +22,9 @@ from assay.tasks.synthetic.state_tracking import parity
         ),
         ({"dpth": (1,)}, r"dpth=1 .*has no option 'dpth'.*correct --axis dpth"),
         ({"depth": (2, 0)}, "depth=0 .*must be at least 1"),
+        ({"heads": ("two",)}, "attention: heads must be a whole number or null, got 'two'"),
+        ({"depth": (1.5,)}, "depth must be a whole number or null, got 1.5"),
+        ({"bias": ("maybe",)}, "bias must be true or false, got 'maybe'"),
         ({"steps": (0,)}, "The axis steps needs positive numbers"),
     ],
 )

@@ -19,7 +19,7 @@ from assay import registry
 from assay.contracts import Family, Signature
 from assay.errors import UserError
 from assay.measure import parameter_count
-from assay.models.initialisation import apply_initialisation
+from assay.options import refuse_mistyped
 
 TOLERANCE = 0.02
 """A model further than this from its parameter budget is marked, not hidden."""
@@ -92,6 +92,7 @@ def build(name: str, signature: Signature, parameters: int = 200_000, **options:
     """
     maker = _accepting(name, signature)
     own = {option: value for option, value in options.items() if option != "init"}
+    refuse_mistyped(maker.network, own)
 
     @cache
     def count(coarse: int, fine: int) -> int:
@@ -108,6 +109,8 @@ def build_network(name: str, signature: Signature, coarse: int, fine: int, **opt
     own = {option: value for option, value in options.items() if option != "init"}
     model = _accepting(name, signature).network(signature, coarse, fine, **own)
     if "init" in options:
+        from assay.models.initialisation import apply_initialisation  # its theory imports an optimiser, a sixth of the time to start
+
         apply_initialisation(model, signature, options["init"], name)
     recipe = {"name": name, "signature": signature.to_json(), "coarse": coarse, "fine": fine, "options": options}
     carried: Any = model  # a module takes any attribute

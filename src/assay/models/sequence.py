@@ -30,6 +30,7 @@ from assay.nn.block import ResidualBlock, own_losses
 from assay.nn.linear import Linear
 from assay.nn.norm import norm as make_norm
 from assay.nn.position.sinusoidal import sinusoidal_positions
+from assay.options import refuse_mistyped
 
 SEQUENCES = (Tokens, Series, Events, Image)
 POSITIONS = ("sinusoidal", "learned", "none")
@@ -289,6 +290,7 @@ class SequenceFamily:
         if positions not in ("auto", *POSITIONS):
             options["positions"], positions = positions, "auto"
         self._check_options(signature, options)
+        refuse_mistyped(ResidualBlock, for_block)
         heads = (options.get("heads") or 1) if options.get("head_width") is None else 1
         width, hidden = _sizes(coarse, fine, width, 0 if hidden == "none" else hidden, heads)
 
@@ -315,8 +317,11 @@ class SequenceFamily:
         accepted = [_parameters(mixer) for mixer in self.pattern]
         for name in options:
             if not any(taken is None or name in taken for taken in accepted):
-                known = dict.fromkeys(itertools.chain.from_iterable(list(taken)[1:] for taken in accepted if taken is not None))
-                raise ValueError(f"{names} has no option {name!r}: it takes {', '.join([*known, *NETWORK_OPTIONS, *BLOCK_OPTIONS])}")
+                known = [own for taken in accepted if taken is not None for own in list(taken)[1:]]
+                words = ", ".join(dict.fromkeys([*known, *NETWORK_OPTIONS, *BLOCK_OPTIONS]))
+                raise ValueError(f"{names} has no option {name!r}: it takes {words}")
+        for mixer in self.pattern:
+            refuse_mistyped(mixer, options)
 
 
 def sequence_length(signature: Signature) -> int:
