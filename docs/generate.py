@@ -188,10 +188,14 @@ def _paper_page(paper: Any, results: dict[str, Any]) -> str:
         measured = "<br>".join(
             f"{_cell(key)} {value:.4g}{_spread(row, key)}" for key, value in row["measured"].items() if value is not None
         )
-        how = f"*{row['scale']}, {row['seeds']} seed{'' if row['seeds'] == 1 else 's'}, {row['seconds']:.0f} s*"
+        how = f"*{row['scale']}, {row['seeds']} seed{'' if row['seeds'] == 1 else 's'}, {row['seconds']:.0f} s{_machine(row)}*"
         verdict = f'<span class="verdict {row["verdict"]}">{row["verdict"].replace("-", " ")}</span><br>{_cell(row["reason"])}'
         lines.append(f"| {text} | {published} | {measured or '–'}<br>{how} | {verdict} |")
     return "\n".join([*lines, ""])
+
+
+def _machine(row: dict[str, Any]) -> str:
+    return f", {_cell(row['machine'])}" if row.get("machine") else ""
 
 
 def _spread(row: dict[str, Any], key: str) -> str:

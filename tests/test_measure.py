@@ -143,3 +143,12 @@ print(measure.peak_resident_bytes() - before)
 """
     grown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert int(grown) > 50_000_000
+
+
+def test_a_machine_is_named_by_its_processor_and_how_many_may_be_used():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from assay import measure; print(measure.machine())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    name, _, rest = told.partition(", 1 processor")
+    assert name
+    assert not rest.startswith("s")
+    assert measure.machine().startswith(name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import platform
 import statistics
 import sys
 import time
@@ -223,6 +225,25 @@ def latency(function: Callable[[], Any], repeats: int = 50, warmup: int = 5) -> 
         function()
         times.append(1e3 * (time.perf_counter() - started))
     return statistics.median(times), statistics.quantiles(times, n=20, method="inclusive")[-1]
+
+
+def machine() -> str:
+    """The processor, how many of it may be used, and the accelerator, in a few words: a time means little without them."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    words = [_processor_name(), f"{processors} processor{'' if processors == 1 else 's'}"]
+    if torch.cuda.is_available():
+        words.append(torch.cuda.get_device_name())
+    return ", ".join(words)
+
+
+def _processor_name() -> str:
+    """The name that the maker gave it, where the system tells; else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
 
 
 def processor_seconds(function: Callable[[], Any]) -> float:

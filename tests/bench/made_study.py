@@ -147,6 +147,6 @@ def _run(folder: Path, task: ArrayTask, model: str, quality: float, seed: int, b
         "search_seconds": 0.0 if baseline else 7 * speed, "steps": 600, "flops": None if baseline else 3.1e9 * speed,
         "inference_flops": 2.2e6 * speed, "latency_ms": speed, "latency_p95_ms": 1.2 * speed, "latency_batch_ms": speed / 9,
         "peak_bytes": int(4e6 * (1 + speed)), "state_bytes": 2048 if model in ("lstm", "aaren") else None,
-        "learning_rate": None if baseline else 3e-3, "device": "CPU", "threads": 1, "error": None,
+        "learning_rate": None if baseline else 3e-3, "device": "cpu", "machine": "Two-Core 3000, 2 processors", "threads": 1, "error": None,
         "versions": {"python": "3.11.7", "torch": "2.13.0", "assay": "0.1.0"},
     }  # fmt: skip

@@ -15,6 +15,7 @@ from assay.bench.report import collect, write_report
 from assay.bench.report.charts import Mark, front_chart, pareto_front, quality_scale
 from assay.bench.report.drawing import Box, Scale, fitted, placed_labels
 from assay.bench.report.errors_shown import confusion, example_groups
+from assay.bench.report.facts import facts
 from assay.bench.report.pictures import png_data_uri
 from assay.bench.report.record import read_record
 from assay.bench.report.words import count, milliseconds, seconds, shortened, size
@@ -219,6 +220,14 @@ def test_a_study_without_a_finished_run_has_a_report_too(tmp_path):
     page = write_report(tmp_path).read_text()
     assert "needs 8 GB" in page
     assert "No run finished" in page
+
+
+def test_every_machine_of_a_study_is_named_once(studies):
+    """A time means nothing without its processor, and a cluster has several."""
+    record = read_record(studies["digits"])
+    assert dict(facts(record))["Machine"] == "Two-Core 3000, 2 processors; cpu; 1 thread a run"
+    record.rows[-1]["machine"] = "Old One, 1 processor"
+    assert dict(facts(record))["Machine"].startswith("Two-Core 3000, 2 processors; Old One, 1 processor; ")
 
 
 def test_an_empty_folder_is_refused(tmp_path):

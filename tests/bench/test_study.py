@@ -10,6 +10,7 @@ import torch
 from small import FAMILIES, MIXER, QUICK, table_task
 
 import assay
+from assay import measure
 from assay.bench.files import locked
 from assay.bench.results import LEADERBOARD_COLUMNS, ROW_FIELDS
 from assay.bench.statistics import paired_interval
@@ -27,6 +28,7 @@ def test_rows_have_every_field_and_real_measures(study):
     for row in study.rows:
         assert set(ROW_FIELDS) <= set(row)
         assert row["status"] == "done"
+        assert row["machine"] == measure.machine()
         assert row["latency_p95_ms"] >= row["latency_ms"] > 0
         assert row["latency_batch_ms"] > 0
         assert row["bytes"] > 4 * row["parameters"]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from assay import registry
+from assay import measure, registry
 from assay.contracts import Claim, Measured, Paper
 from assay.errors import MissingExtra, UserError
 from assay.papers.runner import reproduce, write_json
@@ -58,9 +58,10 @@ def test_a_result_of_other_code_is_made_anew(paper):
 def test_json_has_the_documented_fields(paper):
     write_json(reproduce("fake", scale="smoke", output=paper), paper / "claims.json")
     rows = json.loads((paper / "claims.json").read_text())
-    fields = {"slug", "claim", "source", "paper", "measured", "spread", "verdict", "reason", "scale", "seeds", "seconds", "code"}
+    fields = {"slug", "claim", "source", "paper", "measured", "spread", "verdict", "reason", "scale", "seeds", "seconds", "code", "machine"}
     assert fields <= set(rows[0])
     assert rows[0]["measured"] == {"accuracy": 0.5}
+    assert rows[0]["machine"] == measure.machine()
 
 
 def test_unknown_claim_and_scale(paper):

@@ -48,6 +48,7 @@ ROW_FIELDS = (
     "state_bytes",
     "learning_rate",
     "device",
+    "machine",
     "threads",
     "versions",
     "error",

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from assay import models, registry
+from assay import measure, models, registry
 from assay.bench import files
 from assay.bench.budget import SEARCH_SHARE, Budget
 from assay.bench.plan import PLAIN, model_options, settings_of, shown, with_method_options
@@ -186,6 +186,7 @@ def _row(job: Job, task: Task) -> dict[str, Any]:
         "search_seconds": job["search_seconds"],
         "learning_rate": job["rate"],
         "device": "cpu",
+        "machine": measure.machine(),
         "threads": run["threads"],
         "versions": {"assay": version("assay"), "torch": torch.__version__, "python": platform.python_version()},
     }

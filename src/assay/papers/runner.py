@@ -16,13 +16,14 @@ import pandas as pd
 from assay import registry
 from assay.contracts import Claim, Measured, Paper, Scale
 from assay.errors import UserError, described
+from assay.measure import machine
 
 SCALES = ("smoke", "laptop", "paper")
 
 
 @dataclass
 class ClaimResult:
-    """One row of a claims table: what the paper says beside what was measured here, and by which code."""
+    """One row of a claims table: what the paper says beside what was measured here, by which code and on which machine."""
 
     slug: str
     claim: str
@@ -37,6 +38,7 @@ class ClaimResult:
     seeds: int
     seconds: float
     code: str
+    machine: str
 
 
 def reproduce(
@@ -118,6 +120,7 @@ def _kept(file: Path, paper: Paper, claim: Claim, scale: Scale, again: bool) -> 
         seeds=measured.seeds,
         seconds=round(time.perf_counter() - started, 1),
         code=_code(),
+        machine=machine(),
     )
     if measured.verdict in ("holds", "fails") or result.seconds > 1:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -32,9 +32,14 @@ def facts(record: Record) -> list[tuple[str, str]]:
     ranks = "rank = 1 + the number of models significantly better (Holm)"
     found.append(("Intervals", f"95\u202f%, paired bootstrap over test examples and seeds; {ranks}"))
     found.append(("Latency, memory", "measured after all training, one model at a time, in a fresh process with fixed threads"))
-    found.append(("Machine", ", ".join(part for part in (str(first.get("device") or ""), _threads(first)) if part)))
+    found.append(("Machine", "; ".join(filter(None, (*_distinct(record, "machine"), *_distinct(record, "device"), _threads(first))))))
     found.append(("Versions", _versions(first)))
     return [(name, text) for name, text in found if text]
+
+
+def _distinct(record: Record, field: str) -> list[str]:
+    """What the rows say of it, each once; a cluster's runs may be on several machines."""
+    return list(dict.fromkeys(str(row[field]) for row in record.rows if row.get(field)))
 
 
 def _shown(value: Any) -> str:
