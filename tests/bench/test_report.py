@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -341,7 +342,7 @@ def test_a_far_worse_model_does_not_squash_the_others():
 
 def test_labels_of_crowded_points_do_not_cover_one_another():
     points = [(200.0 + 3 * i, 100.0 + 2 * i) for i in range(6)]
-    placed = placed_labels(points, ["model"] * 6, Box(40, 10, 400, 250))
+    placed = [label for label in placed_labels(points, ["model"] * 6, Box(40, 10, 400, 250), keep=6) if label]
     assert len({(label.x, label.y) for label in placed}) == 6
     boxes = []
     for label in placed:
@@ -350,6 +351,21 @@ def test_labels_of_crowded_points_do_not_cover_one_another():
         boxes.append(Box(left, label.y - 10, left + width, label.y))
     overlaps = [a.overlap(b) for i, a in enumerate(boxes) for b in boxes[:i]]
     assert max(overlaps) < 60
+
+
+def test_of_points_on_one_line_only_those_are_named_that_have_room():
+    """Equal parameters: the chart of their number is a column of dots; a pile of names says nothing."""
+    points = [(120.0, 60.0 + 5 * i) for i in range(13)]
+    placed = placed_labels(points, ["gated-linear-attention"] * 13, Box(40, 10, 400, 250), keep=2)
+    assert all(placed[:2])
+    assert 3 < sum(label is not None for label in placed) < 13
+    for index, label in enumerate(placed[2:], 2):
+        if label:
+            nearest = min(abs(y - label.y + 4) for _, y in points)
+            assert abs(points[index][1] - label.y + 4) <= nearest + 8, "a name beside another's dot misleads"
+    for side in ("start", "middle", "end"):
+        rows = sorted(label.y for label in placed if label and label.anchor == side)
+        assert all(below - above > 12 for above, below in itertools.pairwise(rows))
 
 
 def test_confusion_counts():

@@ -105,10 +105,11 @@ def front_chart(marks: Sequence[Mark], direction: str, metric: str, show: Callab
     if steps:
         parts.append(tag("path", d=path([*steps, (frame.right, steps[-1][1])]), class_="front"))
     spots = [(across(mark.x), up(up.clamped(mark.value))) for mark in marks]
-    order = [*front, *(index for index in range(len(marks)) if index not in front)]
+    order = [*front, *sorted(set(range(len(marks))) - set(front), key=lambda index: not up.side(marks[index].value))]
+    keep = len(front) + sum(bool(up.side(marks[index].value)) for index in order[len(front) :])  # an arrow's name tells its value
     names = [words.shortened(mark.name, NAME_LENGTH) for mark in marks]
     names = [f"{n} ({words.quality(m.value, metric)})" if up.side(m.value) else n for n, m in zip(names, marks, strict=True)]
-    labels = placed_labels([spots[index] for index in order], [names[index] for index in order], frame)
+    labels = placed_labels([spots[index] for index in order], [names[index] for index in order], frame, keep)
     for index, label in zip(order, labels, strict=True):
         mark, (x, y) = marks[index], spots[index]
         kind = "first" if index in front else "other"
@@ -121,7 +122,8 @@ def front_chart(marks: Sequence[Mark], direction: str, metric: str, show: Callab
             tag("path", d=f"M{x - 5:.1f} {y:.1f}l5 {-5 * side}l5 {5 * side}", class_="arrow") if side else _point(x, y, kind, mark.baseline)
         )
         parts.append(tag("g", shape + tag("circle", cx=x, cy=y, r=9.0, class_="touch"), data_tip=tip))
-        parts.append(tag("text", names[index], x=label.x, y=label.y, text_anchor=label.anchor, class_=f"label {kind}"))
+        if label is not None:
+            parts.append(tag("text", names[index], x=label.x, y=label.y, text_anchor=label.anchor, class_=f"label {kind}"))
     parts.append(tag("text", cost, x=(frame.left + frame.right) / 2, y=288.0, text_anchor="middle", class_="axis-name"))
     on_front = words.listed([marks[index].name for index in front]) if front else "none"
     return svg(420, 294, joined(parts), f"{words.metric_name(metric)} against {cost}; on the Pareto front: {on_front}")

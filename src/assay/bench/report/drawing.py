@@ -131,6 +131,11 @@ class Box:
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
         return max(width, 0) * max(height, 0)
 
+    def distance(self, point: tuple[float, float]) -> float:
+        """From a point to the nearest of the rectangle."""
+        x, y = point
+        return math.hypot(max(self.left - x, 0, x - self.right), max(self.top - y, 0, y - self.bottom))
+
 
 @dataclass(frozen=True)
 class Placed:
@@ -141,23 +146,32 @@ class Placed:
     anchor: str
 
 
-def placed_labels(points: Sequence[tuple[float, float]], labels: Sequence[str], frame: Box) -> list[Placed]:
-    """Put each label beside its point where it covers least of the other labels and points; earlier ones choose first."""
-    taken = [Box(x - 7, y - 6, x + 7, y + 6) for x, y in points]
-    result = []
-    for (x, y), label in zip(points, labels, strict=True):
-        own = Box(x - 7, y - 6, x + 7, y + 6)
-        best, best_cost = None, math.inf
+def placed_labels(points: Sequence[tuple[float, float]], labels: Sequence[str], frame: Box, keep: int = 0) -> list[Placed | None]:
+    """Put each label beside its point where it covers least of the other labels and points; earlier ones choose first.
+
+    Behind the first ``keep``, a label that would touch another label, or stand nearer to another point than to its own, is left out: None.
+    Equal budgets put all points on one line, where no place is left for every name.
+    """
+    dots = [Box(x - 7, y - 6, x + 7, y + 6) for x, y in points]
+    texts: list[Box] = []
+    result: list[Placed | None] = []
+    for index, ((x, y), label) in enumerate(zip(points, labels, strict=True)):
+        best, best_cost, readable = None, math.inf, False
         for rank, (placed, box) in enumerate(_candidates(x, y, text_width(label))):
             outside = max(0, frame.left - box.left) + max(0, box.right - frame.right)
             outside += max(0, frame.top - box.top) + max(0, box.bottom - frame.bottom)
-            cost = sum(box.overlap(other) for other in taken if other != own) + 40 * outside + 0.8 * rank
+            covered = sum(box.overlap(other) for other in texts)
+            misleads = min(map(box.distance, points)) < box.distance((x, y)) - 1
+            cost = covered + sum(box.overlap(dot) for dot in dots if dot != dots[index]) + 40 * outside + 0.8 * rank + 200 * misleads
             if cost < best_cost:
-                best, best_cost = (placed, box), cost
+                best, best_cost, readable = (placed, box), cost, not (misleads or covered)
         assert best is not None  # there is always a candidate
-        box = best[1]
-        taken.append(Box(box.left - 4, box.top, box.right + 4, box.bottom))
-        result.append(best[0])
+        if not readable and index >= keep:
+            result.append(None)
+            continue
+        placed, box = best
+        texts.append(Box(box.left - 4, box.top - 2, box.right + 4, box.bottom + 2))
+        result.append(placed)
     return result
 
 
