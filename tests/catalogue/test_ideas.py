@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -113,6 +115,18 @@ def test_the_command_line_shows_cards_tables_and_what_is_near() -> None:
     assert run(app, ["catalog", "--kind", "mixer", "aaren"]).output.startswith("mixer      aaren")
     assert "digraph" in run(app, ["catalog", "--format", "graph", "hopfield"]).output
     assert "| **Hopfield" not in run(app, ["catalog", "--format", "markdown", "--family", "graphs"]).output
+
+
+def test_a_search_for_words_loads_neither_torch_nor_pandas() -> None:
+    # they take seconds, which is what a person waits for the answer; another process, for this one has them already
+    script = """
+import sys
+from assay.catalogue import printing
+from assay.catalogue.ideas import find
+print(printing.show(find("recall"), "", "text"))
+assert not {"torch", "pandas"} & set(sys.modules)
+"""
+    assert "gated-delta" in subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("options", [["--format", "svg"], ["--kind", "mixers"], ["--kind", "mixer", "--status", "proven"]])

@@ -13,16 +13,18 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assay import registry
-from assay.contracts import Signature
 from assay.errors import UserError, require
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+if TYPE_CHECKING:  # PyTorch takes seconds to load, and a search for words needs none of it
+    from assay.contracts import Signature
 
 SCHEMA = 1
 FAMILIES = (

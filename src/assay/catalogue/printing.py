@@ -6,14 +6,16 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from assay import registry
 from assay.catalogue.ideas import Idea, graph, nearest, to_json
 from assay.catalogue.measured import Figure
 from assay.catalogue.search import first_sentence
 from assay.errors import MissingExtra, UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS = ("text", "json", "markdown", "graph")
 

@@ -6,14 +6,16 @@ import importlib
 import inspect
 import re
 from collections.abc import Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from assay import registry
 from assay.catalogue.ideas import find
-from assay.contracts import Signature
 from assay.errors import MissingExtra, UserError
+
+if TYPE_CHECKING:  # a search for words is to answer before PyTorch and pandas would be loaded
+    import pandas as pd
+
+    from assay.contracts import Signature
 
 KINDS = ("mixer", "activation", "model", "estimator", "part", "method", "compressor", "probe", "exporter", "task", "paper")
 
@@ -34,6 +36,8 @@ def catalog(words: str = "", *, kind: str | None = None, signature: Signature | 
     Raises:
         UserError: an unknown value of a filter, or a filter of ideas together with ``kind``.
     """
+    import pandas as pd
+
     if kind is None:
         rows = [
             {name: getattr(idea, name) for name in ("id", "name", "family", "status", "summary")} | {"parts": ", ".join(idea.parts)}
@@ -46,6 +50,8 @@ def catalog(words: str = "", *, kind: str | None = None, signature: Signature | 
 
 
 def _registered(words: str, kinds: Sequence[str], signature: Signature | None) -> pd.DataFrame:
+    import pandas as pd
+
     wanted = words.lower().split()
     rows = []
     for each in kinds:
