@@ -333,6 +333,20 @@ def test_a_text_is_divided_in_order_and_no_window_crosses_a_border(tmp_path):
     assert again(tmp_path / "book.txt", task).size("test") == (len(content) - 1) // 128
 
 
+def test_a_long_text_is_judged_by_evenly_spaced_windows_that_are_where_their_names_say(tmp_path):
+    content = b"".join(b"%07d," % number for number in range(800_000))  # every window differs
+    (tmp_path / "numbers.txt").write_bytes(content)
+    task = tasks.open(tmp_path / "numbers.txt")
+    windows = {split: task.size(split) * 128 for split in ("validation", "test")}
+    assert windows == {"validation": 1 << 18, "test": 1 << 19}
+    assert task.size("train") == (5_120_000 - 1) // 128, "training reads everything"
+    starts = [int(name.split()[1].replace(",", "")) for name in task.source["names"]]
+    assert starts[0] == 5_760_000
+    assert starts[-1] > 6_400_000 - 4 * 128, "the end is judged too"
+    for row, start in zip(task.splits["test"]["tokens"].tolist(), starts, strict=True):
+        assert bytes(row) == content[start : start + 128]
+
+
 def test_a_tokenizer_beside_the_text_is_used(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
     tool = tokenizers.Tokenizer(

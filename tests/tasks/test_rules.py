@@ -470,6 +470,10 @@ def _long_texts(t: Path):
     return folder, {"maximum_length": 100}, ["1 of 20 texts are longer than", "1,500"]
 
 
+def _many_windows(t: Path):
+    return write(t / "s.txt", "0123456789abcdef" * 200_000), {}, ["2,048 of the validation part's 2,499 windows"]
+
+
 def _unequal_texts(t: Path):
     return texts(t / "m"), {}, ["Texts differ in length (6 to 7 bytes)"]
 
@@ -535,6 +539,7 @@ SAID: dict[str, Callable] = {
     "feature-equals-target": _equal_target,
     "empty-texts": _empty_texts,
     "long-texts": _long_texts,
+    "many-windows": _many_windows,
     "unequal-texts": _unequal_texts,
     "cut-series": _cut_series,
     "thinned-windows": _thinned,

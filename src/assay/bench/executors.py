@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from assay.bench.processes import thread_environment
 from assay.bench.running import Job, failed, perform
-from assay.bench.threads import thread_environment
 from assay.contracts import Task
 from assay.errors import UserError
 

@@ -40,7 +40,7 @@ def measured(run: Path, task: Task, batch_size: int, threads: int) -> dict[str, 
         example); all None, with ``error``, where the measurement failed.
     """
     from assay.bench.files import write_json
-    from assay.bench.threads import thread_environment
+    from assay.bench.processes import thread_environment
 
     kept = run / "measures.json"
     if kept.exists() and "error" not in (values := json.loads(kept.read_text())):

@@ -26,6 +26,7 @@ from assay import measure, models, registry
 from assay.bench import files
 from assay.bench.budget import SEARCH_SHARE, Budget
 from assay.bench.plan import PLAIN, model_options, settings_of, shown, with_method_options
+from assay.bench.processes import kept_memory
 from assay.bench.results import ROW_FIELDS
 from assay.bench.runs import write_source
 from assay.contracts import Evaluation, Image, Signature, Task
@@ -54,7 +55,7 @@ def perform(job: Job, task: Task, folder: Path, on_progress: OnProgress | None =
     Returns:
         The trial's result (also in ``searches/<name>.json``) or the run's row (also in ``runs/<name>/row.json``).
     """
-    with _settings(job["run"]["threads"]):
+    with _settings(job["run"]["threads"]), kept_memory():
         return (_trial if job["kind"] == "trial" else _run)(job, task, folder, on_progress)
 
 

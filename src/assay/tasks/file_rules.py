@@ -361,6 +361,13 @@ FILE_RULES: tuple[Rule, ...] = (
         "{count:,} of {total:,} texts are longer than {length:,} {what} and were cut there (the longest has {longest:,}).",
     ),
     Rule(
+        "many-windows",
+        "text",
+        "judging all of a long text would take longer than training on it",
+        "imputed",
+        "{kept:,} of the {split} part's {total:,} windows are judged, evenly spaced: more would cost time and say little more.",
+    ),
+    Rule(
         "unequal-texts",
         "text",
         "texts differ in length",

@@ -25,6 +25,8 @@ from assay.tasks.targets import Target, known_classes
 BYTES = 256
 WINDOW = 128  # positions of one example of next-token prediction
 LEAST_WINDOWS = 10
+JUDGED: dict[SplitName, int] = {"validation": 1 << 18, "test": 1 << 19}
+"""Symbols that are judged at most, so that a text of 100 MB is not judged for longer than trained on."""
 
 
 class Encoder:
@@ -80,6 +82,12 @@ class Encoder:
     def ids(self, text: str) -> list[int]:
         """Symbol numbers of one text."""
         return self._encode(text)
+
+    def array(self, text: str) -> np.ndarray:
+        """`ids` as 64-bit integers, without a list of them: a long text has millions."""
+        if self.tokenizer is None:
+            return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.int64)
+        return np.array(self.ids(text), dtype=np.int64)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of symbol numbers; bytes that are no UTF-8 show as �."""
@@ -293,6 +301,8 @@ def _choose_length(
 def next_token_task(texts: Sequence[str], options: Options, positions: int = WINDOW) -> ArrayTask:
     """Predict each next symbol of a text; validation and test are its last tenths, in order, and no window crosses a border.
 
+    Of a tenth that has more than `JUDGED` symbols, evenly spaced windows are judged.
+
     Args:
         texts: one text, or several that follow one another.
         options: what was asked.
@@ -303,24 +313,31 @@ def next_token_task(texts: Sequence[str], options: Options, positions: int = WIN
     """
     path = Path(options.path)
     encoder = Encoder.for_options(options, path if path.is_dir() else path.parent)
-    ids = np.array(encoder.ids("\n".join(texts)), dtype=np.int64)
+    ids = encoder.array("\n".join(texts))
     window = min(positions, options.maximum_length, max(8, len(ids) // 50))
     needed = (window + 1) * LEAST_WINDOWS
     if len(ids) < needed:
         raise refuse("short-text", path=options.path, count=len(ids), what=encoder.unit, needed=needed)
     splits: dict[SplitName, dict[str, Tensor]] = {}
+    notes = ["The first 80 % of the text train, the next 10 % validate, the last 10 % test."]
     names: list[str] = []
     for name, part in divide_in_order(len(ids), (0.8, 0.1)).items():
-        splits[name] = windows(ids[part], window)
+        found = windows(ids[part], window)
+        total = len(found["tokens"])
+        kept = torch.arange(total) if name == "train" else _spaced(total, max(1, JUDGED[name] // window))
+        if len(kept) < total:
+            found = {key: tensor[kept] for key, tensor in found.items()}
+            notes.append(note("many-windows", kept=len(kept), total=total, split=name))
         if name == "test":
-            names = [f"{encoder.unit} {part.start + index * window:,} …" for index in range(len(splits[name]["tokens"]))]
+            names = [f"{encoder.unit} {part.start + index * window:,} …" for index in kept.tolist()]
+        splits[name] = found
     encoding = {"opener": "next-token", "lengths": [window], "encoder": encoder.to_json(), "labels": []}
     return ArrayTask(
         options.name,
         Signature(Tokens(encoder.vocabulary, window), NextTokens(encoder.vocabulary), per_position=True),
         splits,
         description=f"a text of {len(ids):,} {encoder.unit}: the next of {encoder.vocabulary:,} kinds, windows of {window}",
-        notes=[*options.notes, "The first 80 % of the text train, the next 10 % validate, the last 10 % test."],
+        notes=[*options.notes, *notes],
         encoding=encoding,
         source={"kind": "text", "names": names},
     )
@@ -334,7 +351,7 @@ def read_next_token_task(texts: Sequence[str], options: Options, encoding: dict[
     """
     encoder = Encoder(encoding["encoder"]["tokenizer"])
     window = encoding["lengths"][0]
-    ids = np.array(encoder.ids("\n".join(texts)), dtype=np.int64)
+    ids = encoder.array("\n".join(texts))
     if len(ids) < window + 1:
         raise refuse("short-text", path=options.path, count=len(ids), what=encoder.unit, needed=window + 1)
     tensors = windows(ids, window)
@@ -355,3 +372,8 @@ def windows(ids: np.ndarray, window: int) -> dict[str, Tensor]:
     tokens = ids[: count * window].reshape(count, window)
     target = ids[1 : count * window + 1].reshape(count, window)
     return {"tokens": torch.from_numpy(tokens), "target": torch.from_numpy(target)}
+
+
+def _spaced(total: int, most: int) -> Tensor:
+    """All indices below ``total``, or ``most`` of them, evenly spaced."""
+    return torch.arange(total) if total <= most else torch.arange(most) * total // most
