@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from assay.bench.processes import kept_memory
 from assay.contracts import Evaluation, Measured, Method, Scale, SplitName, Task
 from assay.models import build
 from assay.training import History, fit, predictor
@@ -80,7 +81,8 @@ def trained(
     torch.manual_seed(seed)
     network = build(model, task.signature, parameters, **(options or {})) if isinstance(model, str) else model
     fit_options.setdefault("validate_every", math.ceil(steps / VALIDATIONS))  # whatever it costs: a claim's weights are chosen among ten
-    history = fit(network, task, steps=steps, learning_rate=learning_rate, seed=seed, methods=methods, **fit_options)
-    network.eval()
-    evaluation = task.evaluate(predictor(network), split)
+    with kept_memory():
+        history = fit(network, task, steps=steps, learning_rate=learning_rate, seed=seed, methods=methods, **fit_options)
+        network.eval()
+        evaluation = task.evaluate(predictor(network), split)
     return Trained(network, history, evaluation, evaluation.metrics[task.metric])
