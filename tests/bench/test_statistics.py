@@ -159,7 +159,7 @@ def test_verdict_lets_the_baseline_stand():
     assert found.best == "svm"
     assert found.interval.low > 0
     assert found.sentence.startswith("Use the baseline svm: accuracy 0.9")
-    assert "no network beats it" in found.sentence
+    assert "points above the best network, net (95 % interval" in found.sentence
 
 
 def test_verdict_says_when_the_data_cannot_tell():

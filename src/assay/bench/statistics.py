@@ -231,11 +231,8 @@ def _network_or_baseline(comparison: Comparison, speak: _Speaker, networks: list
         tail = f"; the data cannot tell it from {_listed(peers)}." if peers else "."
         return Verdict(sentence + tail, "network", network, baseline, interval)
     mirrored = PairedInterval(-interval.difference, -interval.high, -interval.low, interval.p_value)
-    sentence = (
-        f"Use the baseline {speak.value(baseline)}: no network beats it, and it is {speak.ahead(mirrored)} the best of them, "
-        f"{speak.call[network]} {speak.range(mirrored)}."
-    )
-    return Verdict(sentence, "baseline", baseline, network, mirrored)
+    distance = f"{speak.ahead(mirrored)} the best network, {speak.call[network]} {speak.range(mirrored)}"
+    return Verdict(f"Use the baseline {speak.value(baseline)}, {distance}.", "baseline", baseline, network, mirrored)
 
 
 class _Speaker:
