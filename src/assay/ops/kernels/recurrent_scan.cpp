@@ -65,7 +65,7 @@ static void tile(const float* a, long a_stride, const float* b, long depth, floa
     Vector right[VECTORS];
     __builtin_prefetch(b + (k + NEXT) * VECTORS * LANES);
 #pragma GCC unroll 6
-    for (int v = 0; v < VECTORS; ++v) right[v] = load(b + (k * VECTORS + v) * LANES);
+    for (int v = 0; v < VECTORS; ++v) right[v] = in_register(load(b + (k * VECTORS + v) * LANES));
 #pragma GCC unroll 12
     for (int r = 0; r < ROWS; ++r) {
       const Vector left = all(a[r * a_stride + k]);

@@ -36,7 +36,7 @@ static inline __attribute__((always_inline)) void multiply(Vector (&sums)[ROWS][
   for (long k = 0; k < depth; ++k) {
     Vector right[VECTORS];
 #pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) right[v] = load(b + k * stride + v * LANES);
+    for (int v = 0; v < VECTORS; ++v) right[v] = in_register(load(b + k * stride + v * LANES));
 #pragma GCC unroll 32
     for (int r = 0; r < ROWS; ++r) {
       const Vector left = all(a[r * row + k * column]);

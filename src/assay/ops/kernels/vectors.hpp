@@ -21,6 +21,15 @@ static inline Vector load(const float* from) { return *reinterpret_cast<const Lo
 static inline void store(float* to, Vector x) { *reinterpret_cast<Loose*>(to) = x; }
 static inline Vector all(float x) { return x - Vector{}; }
 
+// What is loaded once and multiplied many times: left to itself GCC reads it from memory again in every multiplication, and a product then
+// waits for its loads.
+static inline Vector in_register(Vector x) {
+#if defined(__AVX2__)
+  asm("" : "+v"(x));
+#endif
+  return x;
+}
+
 // Least and greatest let a NaN in x through.
 #if defined(__AVX512F__)
 static inline Vector least(Vector x, Vector bound) { return _mm512_min_ps(bound, x); }
