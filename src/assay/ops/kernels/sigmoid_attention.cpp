@@ -25,6 +25,7 @@ constexpr int QUERIES = QUERY_VECTORS * LANES;  // of a block
 constexpr int TILE = REGISTERS / QUERY_VECTORS;  // keys of a register tile
 constexpr int KEYS = 64;                         // of a block: its weights stay in the first-level cache
 constexpr long CHUNK = 512;                      // keys whose gradients stay in the second-level cache
+constexpr long LINE = 16;                        // numbers that memory hands over at once
 constexpr float HIDDEN = -1e30f;
 
 // ------------------------------------------------------------------------------------------------ products
@@ -47,7 +48,8 @@ static inline __attribute__((always_inline)) void multiply(Vector (&sums)[ROWS][
 }
 
 template <int ROWS, int VECTORS>
-static void add_tile(float* c, long c_stride, const float* a, long row, long column, const float* b, long stride, long depth) {
+static inline __attribute__((always_inline)) void add_tile(float* c, long c_stride, const float* a, long row, long column, const float* b,
+                                                           long stride, long depth) {
   Vector sums[ROWS][VECTORS];
 #pragma GCC unroll 32
   for (int r = 0; r < ROWS; ++r)
@@ -209,11 +211,12 @@ template <bool SOFTMAX>
 struct Weigh {
   const Problem& p;
   const Block& block;
-  const float* key;  // of the key block
-  long first_key;    // of the key block, in its example
-  bool whole;        // every query sees every key
-  float* weights;    // (KEYS, QUERIES)
-  Vector* maximum;   // of the scores, softmax alone
+  const float* key;    // of the key block
+  const float* value;  // of the key block: fetched meanwhile, for they are multiplied next
+  long first_key;      // of the key block, in its example
+  bool whole;          // every query sees every key
+  float* weights;      // (KEYS, QUERIES)
+  Vector* maximum;     // of the scores, softmax alone
 
   template <int ROWS>
   void run(long start) {
@@ -232,6 +235,7 @@ struct Weigh {
           sums[r][v] += block.slope * greatest(ahead, -ahead);
         }
     }
+    for (long at = start * p.value_width; at < (start + ROWS) * p.value_width; at += LINE) __builtin_prefetch(value + at);
     multiply<ROWS, QUERY_VECTORS>(sums, key + start * p.width, p.width, 1, block.turned.data(), QUERIES, p.width);
 #pragma GCC unroll 32
     for (int r = 0; r < ROWS; ++r)
@@ -290,9 +294,10 @@ static void forward_block(const Problem& p, const Block& block, float* weights, 
     const long count = std::min<long>(KEYS, p.keys - start);
     const Sight seen = sight(p, block.batch, block.range, block.first, block.count, start, count);
     if (seen == NOTHING) continue;
-    over_rows<TILE>(count, Weigh<SOFTMAX>{p, block, key + start * p.width, start, seen == EVERYTHING, weights, maximum});
+    const float *keys = key + start * p.width, *values = value + start * p.value_width;
+    over_rows<TILE>(count, Weigh<SOFTMAX>{p, block, keys, values, start, seen == EVERYTHING, weights, maximum});
     if (SOFTMAX) exponentials(weights, count, seen == EVERYTHING, maximum, reached, total, outputs, p.value_width);
-    add_product<QUERY_VECTORS>(outputs, QUERIES, value + start * p.value_width, 1, p.value_width, weights, QUERIES, p.value_width, count);
+    add_product<QUERY_VECTORS>(outputs, QUERIES, values, 1, p.value_width, weights, QUERIES, p.value_width, count);
   }
   float* to = p.output + ((block.batch * p.heads + block.head) * p.queries + block.first) * p.value_width;
   for (long i = 0; i < block.count; ++i) {
@@ -394,10 +399,9 @@ struct Backward {
       const long count = std::min<long>(KEYS, chunk - start);
       const Sight seen = sight(p, block.batch, block.range, block.first, block.count, first + start, count);
       if (seen == NOTHING) continue;
-      const float* key = p.key + (row + start) * p.width;
-      over_rows<TILE>(count, Weigh<false>{p, block, key, first + start, seen == EVERYTHING, weights.data(), nullptr});
-      over_rows<TILE>(count, Differentiate{p, p.value + (row + start) * p.value_width, turned_gradient.data(), weights.data(), errors.data(),
-                                           bias_sums});
+      const float *key = p.key + (row + start) * p.width, *value = p.value + (row + start) * p.value_width;
+      over_rows<TILE>(count, Weigh<false>{p, block, key, value, first + start, seen == EVERYTHING, weights.data(), nullptr});
+      over_rows<TILE>(count, Differentiate{p, value, turned_gradient.data(), weights.data(), errors.data(), bias_sums});
       add_wide_product(&value_sums[start * value_width], value_width, weights.data(), QUERIES, 1, gradient_rows.data(), value_width, count,
                        block.count, value_width);
       add_wide_product(&key_sums[start * width], width, errors.data(), QUERIES, 1, query_rows.data(), width, count, block.count, width);
