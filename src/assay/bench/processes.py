@@ -28,8 +28,9 @@ def kept_memory() -> Iterator[None]:
     """Within, freed memory is kept for the next tensor; afterwards it goes back to the system, as is usual.
 
     glibc gives large blocks back as soon as they are freed, and the system hands them out again page by page, each filled with zeros:
-    for a network whose intermediate results pass 32 MB that is most of a step. Numbers do not change. Elsewhere than on glibc this does
-    nothing.
+    for a network whose intermediate results pass 32 MB that can be half of a step. Numbers do not change; the process is some blocks
+    larger, until they fit into one another. In a thread that is not the main one, blocks above 32 MB still go back, and elsewhere than
+    on glibc this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         yield
